@@ -1,0 +1,106 @@
+"""What crosses into an engine and what comes back: msgspec types, so that they cross a socket as msgpack."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ostro.core.sampling import SamplingParams
+
+
+class MediaSpan(msgspec.Struct, frozen=True):
+    """Placeholder positions [start, start + length) of a prompt that stand for one image or audio clip."""
+
+    start: int
+    length: int
+    digest: str
+    modality: str
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence to generate. `params.stop` is not the engine's business: whoever detokenises watches it.
+
+    priority: lower is served earlier (default 0); waiting requests age, so none starves.
+    timeout_s: seconds from arrival after which the request ends with `finish_reason="deadline"`.
+    seed: resolved by the caller, never None: sampling is keyed by (seed, position).
+    group: siblings of one prompt (`n` > 1) share it; they wait for the first to have cached the prompt.
+    salt: tenant salt of the block hashes; equal prompts under other salts share no cache.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    stop_token_ids: list[int] = []
+    priority: int = 0
+    timeout_s: float | None = None
+    group: str | None = None
+    adapter_id: str = ""
+    salt: str = ""
+    spans: list[MediaSpan] = []
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """Log-probability (nats) of one chosen token and of the most likely ones, best first."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = []
+
+
+class TokensEvent(msgspec.Struct, kw_only=True):
+    """New tokens of one request. The last event of a request has a `finish_reason`.
+
+    finish_reason: "stop" (stop token, which is not among token_ids), "length", "abort", "deadline", "error".
+    cached_tokens: prompt tokens that came from the prefix cache; set on the first event.
+    """
+
+    request_id: str
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: str | None = None
+    cached_tokens: int = 0
+    error: str | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of an engine, cheap enough to send once a step. Counters only grow."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    kv_blocks: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    steps: int = 0
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model tells about itself."""
+
+    name: str
+    architecture: str
+    parameters: int
+    weight_bytes: int
+    dtype: str
+    device: str
+    context: int
+    kv_tokens: int
+    load_seconds: float = 0.0
+    kernels: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one request. cached_tokens is the part of prompt_tokens that was not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
