@@ -1,0 +1,38 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <string>
+
+#include "common.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+std::string instruction_set() {
+#if OSTRO_HAS_CLONES
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+    return "portable";
+}
+
+}  // namespace
+
+// Takes addresses, not tensors: conversion would cost more than a small kernel. Python checks what it passes.
+NB_MODULE(_native, m) {
+    using release = nb::call_guard<nb::gil_scoped_release>;
+    nb::enum_<ostro::DType>(m, "DType").value("f32", ostro::DType::f32).value("bf16", ostro::DType::bf16);
+    m.def("rms_norm", &ostro::rms_norm, release());
+    m.def("silu_mul", &ostro::silu_mul, release());
+    m.def("rope_write", &ostro::rope_write, release());
+    m.def("paged_attention", &ostro::paged_attention, release());
+    m.def("instruction_set", &instruction_set);
+    m.def("pool_name", [] { return std::string(ostro::pool_name()); });
+    m.def("pool_threads", &ostro::pool_threads);
+}

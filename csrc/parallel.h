@@ -1,0 +1,26 @@
+// One thread pool owns the cores: PyTorch's OpenMP threads where they are loaded, else a pool of our own.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace ostro {
+
+using RangeFn = void (*)(void *context, int64_t begin, int64_t end);
+
+// Calls fn over disjoint ranges that cover [0, n), on several threads if n * cost is worth it.
+// cost: rough nanoseconds an item.
+void parallel_ranges(int64_t n, int64_t cost, void *context, RangeFn fn);
+
+template <class F>
+void parallel_for(int64_t n, int64_t cost, F &&body) {
+    parallel_ranges(n, cost, &body, [](void *context, int64_t begin, int64_t end) {
+        (*static_cast<std::remove_reference_t<F> *>(context))(begin, end);
+    });
+}
+
+// "openmp (shared)" or "own".
+const char *pool_name();
+int pool_threads();
+
+}  // namespace ostro

@@ -1,0 +1,61 @@
+"""How to load and run one model: torch-free, so that a server can send it to the process that does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ostro.core.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of one engine.
+
+    model: a checkpoint folder. name: what it is served as.
+    max_model_len: most tokens of a sequence; None means the model's own context, or less where the KV cache
+        cannot hold it.
+    kv_memory: bytes for the KV cache; None sizes it for max_num_seqs sequences within a quarter of free memory.
+    block_size: tokens in a KV block. max_num_seqs: sequences in a batch.
+    max_batch_tokens: token budget of a step; prefill is cut into chunks to fit it.
+    max_waiting: requests that may wait; one more is refused with QueueFullError.
+    prefix_caching: reuse KV blocks of equal prefixes.
+    speculate: draft tokens proposed per step by prompt lookup; 0 is off.
+    ageing_s: a waiting request gains one priority level in so many seconds.
+    threads: CPU threads; None takes what the machine has.
+    """
+
+    model: str
+    name: str = ""
+    device: Device = "auto"
+    dtype: DType = "auto"
+    max_model_len: int | None = None
+    kv_memory: int | None = None
+    block_size: int = 16
+    max_num_seqs: int = 64
+    max_batch_tokens: int = 1024
+    max_waiting: int = 256
+    prefix_caching: bool = True
+    speculate: int = 0
+    ageing_s: float = 10.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("block_size", "max_num_seqs", "max_batch_tokens", "max_waiting"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}.", param=field)
+        if self.max_batch_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"max_batch_tokens={self.max_batch_tokens} is less than max_num_seqs={self.max_num_seqs}; "
+                "a step must hold one token of every running sequence.",
+                param="max_batch_tokens",
+            )
+        if self.speculate < 0 or self.speculate > 16:
+            raise ConfigError(f"speculate must be between 0 and 16, not {self.speculate}.", param="speculate")
+        if self.max_model_len is not None and self.max_model_len < 2:
+            raise ConfigError("max_model_len must be at least 2.", param="max_model_len")
+        if self.ageing_s <= 0:
+            raise ConfigError("ageing_s must be above 0.", param="ageing_s")

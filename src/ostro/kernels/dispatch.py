@@ -1,0 +1,48 @@
+"""Which implementation an op takes, and why."""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    if os.environ.get("OSTRO_KERNELS") == "reference":
+        return None, "OSTRO_KERNELS=reference"
+    try:
+        # Torch is imported first, so that its OpenMP runtime is there to be shared.
+        from ostro import _native
+    except ImportError as error:
+        return None, f"the native module did not load ({error}); reinstall with a C++17 compiler"
+    return _native, f"{_native.instruction_set()}, threads: {_native.pool_name()}"
+
+
+native: Any
+native, reason = _load()
+
+NATIVE_DTYPES: dict[torch.dtype, Any] = (
+    {} if native is None else {torch.float32: native.DType.f32, torch.bfloat16: native.DType.bf16}
+)
+
+OPS = ("rms_norm", "silu_mul", "rope_write", "paged_attention")
+
+
+def use_native(x: torch.Tensor) -> bool:
+    """Whether native code may take `x`: on the CPU, float32 or bfloat16, and no gradient is recorded."""
+    return x.is_cpu and x.dtype in NATIVE_DTYPES and not torch.is_grad_enabled()
+
+
+def describe() -> list[dict[str, str]]:
+    """One entry an op: what runs on this machine's CPU and why, as `ostro doctor` prints it."""
+    chosen = "native C++" if native is not None else "PyTorch reference"
+    rows = [{"op": op, "cpu": chosen, "why": reason} for op in OPS]
+    rows.append({"op": "linear", "cpu": "PyTorch (oneDNN / MKL)", "why": "dense weights"})
+    return rows
+
+
+def summary() -> str:
+    """One line for logs and model cards."""
+    return f"native C++ ({reason})" if native is not None else f"PyTorch reference ({reason})"

@@ -1,0 +1,39 @@
+"""One query row a sequence, batched: gather every row's blocks, mask what it may not see. For devices without a
+native kernel; its memory grows with rows x longest context."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def gathered_attention(
+    q_THD: torch.Tensor,
+    k_cache_SKD: torch.Tensor,
+    v_cache_SKD: torch.Tensor,
+    block_table_NB: torch.Tensor,
+    positions_T: torch.Tensor,
+    row_sequence_T: torch.Tensor,
+    block_size: int,
+    window: int,
+    scale: float,
+) -> torch.Tensor:
+    rows, heads, head_dim = q_THD.shape
+    kv_heads = k_cache_SKD.shape[1]
+    paged = (-1, block_size, kv_heads, head_dim)
+    blocks_TB = block_table_NB[row_sequence_T.long()].long()
+    k_TKCD = k_cache_SKD.view(paged)[blocks_TB].flatten(1, 2).transpose(1, 2)
+    v_TKCD = v_cache_SKD.view(paged)[blocks_TB].flatten(1, 2).transpose(1, 2)
+    at_1C = torch.arange(k_TKCD.shape[2], device=q_THD.device)[None, :]
+    mask_TC = at_1C <= positions_T[:, None]
+    if window:
+        mask_TC = mask_TC & (at_1C > positions_T[:, None] - window)
+    # A group's heads are its query rows: [T, K, G, D] against [T, K, C, D].
+    out_TKGD = F.scaled_dot_product_attention(
+        q_THD.unflatten(1, (kv_heads, heads // kv_heads)),
+        k_TKCD,
+        v_TKCD,
+        attn_mask=mask_TC[:, None, None, :],
+        scale=scale,
+    )
+    return out_TKGD.reshape(rows, heads, head_dim)

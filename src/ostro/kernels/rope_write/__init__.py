@@ -1,0 +1,47 @@
+"""rope_write: rotate queries and keys, write keys and values to their cache slots."""
+
+from __future__ import annotations
+
+import torch
+
+from ostro.kernels.dispatch import NATIVE_DTYPES, native, use_native
+from ostro.kernels.rope_write import reference
+
+
+def rope_write(
+    qkv_TE: torch.Tensor,
+    cos_Td: torch.Tensor,
+    sin_Td: torch.Tensor,
+    q_scale_T: torch.Tensor | None,
+    slots_T: torch.Tensor,
+    k_cache_SKD: torch.Tensor,
+    v_cache_SKD: torch.Tensor,
+    heads: int,
+) -> torch.Tensor:
+    """Rotate and store one layer's projections.
+
+    qkv [T, (H + 2K) * D] (may be overwritten), cos and sin [T, D/2] float32, q_scale [T] float32 or None,
+    slots [T] int64 rows of the caches [S, K, D], which are written. Returns rotated, scaled q as [T, H, D],
+    a view that may be strided by qkv's row.
+    """
+    kv_heads, head_dim = k_cache_SKD.shape[1:]
+    if use_native(qkv_TE) and qkv_TE.is_contiguous() and k_cache_SKD.dtype == qkv_TE.dtype:
+        native.rope_write(
+            NATIVE_DTYPES[qkv_TE.dtype],
+            qkv_TE.data_ptr(),
+            cos_Td.data_ptr(),
+            sin_Td.data_ptr(),
+            0 if q_scale_T is None else q_scale_T.data_ptr(),
+            slots_T.data_ptr(),
+            k_cache_SKD.data_ptr(),
+            v_cache_SKD.data_ptr(),
+            qkv_TE.shape[0],
+            heads,
+            kv_heads,
+            head_dim,
+        )
+        return qkv_TE.unflatten(-1, (heads + 2 * kv_heads, head_dim))[:, :heads]
+    q_THD, k_TKD, v_TKD = reference.split_rotate(qkv_TE, cos_Td, sin_Td, q_scale_T, heads, kv_heads)
+    k_cache_SKD[slots_T] = k_TKD
+    v_cache_SKD[slots_T] = v_TKD
+    return q_THD

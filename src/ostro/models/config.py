@@ -1,0 +1,84 @@
+"""The one shape description that every dense decoder of the family is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ostro.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class YarnConfig:
+    """YaRN context extension (Peng et al. 2023, arXiv:2309.00071).
+
+    attention_factor multiplies cos and sin; None derives it from mscale, mscale_all_dim and factor.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    attention_factor: float | None = None
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
+class QueryScaling:
+    """Llama-4 query scaling: q * (1 + beta * ln(1 + floor(position / original_max_position_embeddings)))."""
+
+    beta: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A dense decoder. `windows` has one entry a layer: 0 sees everything before, w the last w positions.
+
+    tie_word_embeddings: None where the config does not say; the checkpoint's tensors decide then.
+    dtype: the type the checkpoint's config declares, such as "bfloat16"; None where it does not.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_position_embeddings: int
+    windows: tuple[int, ...]
+    tie_word_embeddings: bool | None = False
+    yarn: YarnConfig | None = None
+    query_scaling: QueryScaling | None = None
+    dtype: str | None = None
+    eos_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "max_position_embeddings",
+        ):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}.", param=field)
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}.",
+                param="num_kv_heads",
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim={self.head_dim} must be even for rotary embedding.", param="head_dim")
+        if len(self.windows) != self.num_layers:
+            raise ConfigError(
+                f"{len(self.windows)} attention windows are given for {self.num_layers} layers.", param="windows"
+            )

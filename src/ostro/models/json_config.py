@@ -1,0 +1,123 @@
+"""Reads a checkpoint's JSON config strictly: a key that nobody asked for is an error, not a surprise later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ostro.core.errors import ConfigError
+from ostro.models.config import QueryScaling, YarnConfig
+
+# Keys that say nothing about the forward pass: bookkeeping, training-time and generation-time settings.
+HARMLESS = frozenset(
+    """
+    _name_or_path architectures auto_map attention_dropout bos_token_id chunk_size_feed_forward dtype
+    eos_token_id id2label initializer_range is_encoder_decoder label2id model_type output_attentions
+    output_hidden_states pad_token_id problem_type return_dict tokenizer_class torch_dtype transformers_version
+    unk_token_id use_cache _attn_implementation_autoset pretraining_tp vision_token_id image_token_id
+    add_cross_attention cross_attention_hidden_size decoder_start_token_id finetuning_task is_decoder prefix
+    sep_token_id task_specific_params tie_encoder_decoder torchscript
+    """.split()
+)
+
+_MISSING = object()
+
+
+class ConfigReader:
+    """Takes known keys out of a JSON object; `finish` refuses what is left."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values = dict(values)
+        self._where = where
+
+    def integer(self, key: str, default: Any = _MISSING) -> int:
+        value = self._take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{self._where}: '{key}' must be a whole number, not {value!r}.", param=key)
+        return value
+
+    def real(self, key: str, default: Any = _MISSING) -> float:
+        value = self._take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{self._where}: '{key}' must be a number, not {value!r}.", param=key)
+        return float(value)
+
+    def optional(self, key: str) -> Any:
+        """The value, or None where it is absent or null."""
+        return self._values.pop(key, None)
+
+    def expect(self, key: str, *allowed: object) -> None:
+        """Refuse the key unless it is absent or one of `allowed`: no kernel here does anything else."""
+        value = self._values.pop(key, allowed[0])
+        if value not in allowed:
+            wanted = " or ".join(repr(item) for item in allowed)
+            raise ConfigError(
+                f"{self._where}: '{key}' is {value!r}; this architecture is supported with {wanted} only.", param=key
+            )
+
+    def ignore(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._values.pop(key, None)
+
+    def finish(self) -> None:
+        left = sorted(set(self._values) - HARMLESS)
+        if left:
+            raise ConfigError(
+                f"{self._where}: unknown key{'s' if len(left) > 1 else ''} {', '.join(map(repr, left))}. The model may "
+                "need something this version does not do; remove the key if it is not part of the model.",
+                param=left[0],
+            )
+
+    def _take(self, key: str, default: Any) -> Any:
+        value = self._values.pop(key, None)
+        if value is None:
+            if default is _MISSING:
+                raise ConfigError(f"{self._where}: the required key '{key}' is missing.", param=key)
+            return default
+        return value
+
+
+def read_rope(reader: ConfigReader, default_theta: float) -> tuple[float, YarnConfig | None, QueryScaling | None]:
+    """Read `rope_theta` and `rope_scaling` of older HF configs, or `rope_parameters` of newer ones."""
+    theta = reader.real("rope_theta", default_theta)
+    scaling = reader.optional("rope_scaling")
+    parameters = reader.optional("rope_parameters") or scaling
+    if parameters is None:
+        return theta, None, None
+    rope = ConfigReader(parameters, "rope_parameters")
+    theta = rope.real("rope_theta", theta)
+    kind = rope.optional("rope_type") or rope.optional("type") or "default"
+    rope.ignore(("type", "max_position_embeddings"))
+    if kind == "default":
+        rope.ignore(("original_max_position_embeddings",))
+        rope.finish()
+        return theta, None, None
+    if kind != "yarn":
+        raise ConfigError(f"rope_parameters: type {kind!r} is not supported; 'default' and 'yarn' are.", param="rope_type")
+    original = rope.integer("original_max_position_embeddings")
+    beta = rope.optional("llama_4_scaling_beta")
+    yarn = YarnConfig(
+        factor=rope.real("factor"),
+        original_max_position_embeddings=original,
+        beta_fast=rope.real("beta_fast", 32.0),
+        beta_slow=rope.real("beta_slow", 1.0),
+        mscale=rope.optional("mscale"),
+        mscale_all_dim=rope.optional("mscale_all_dim"),
+        attention_factor=rope.optional("attention_factor"),
+        truncate=rope.optional("truncate") is not False,
+    )
+    rope.finish()
+    return theta, yarn, QueryScaling(float(beta), original) if beta else None
+
+
+def read_eos(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """`eos_token_id` as a tuple: absent, one id or a list."""
+    eos = values.get("eos_token_id")
+    if eos is None:
+        return ()
+    return tuple(eos) if isinstance(eos, list) else (int(eos),)
+
+
+def read_dtype(values: Mapping[str, Any]) -> str | None:
+    dtype = values.get("dtype") or values.get("torch_dtype")
+    return str(dtype).removeprefix("torch.") if dtype else None

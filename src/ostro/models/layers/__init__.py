@@ -1,0 +1,1 @@
+"""The layers that every architecture of the family is put together from."""

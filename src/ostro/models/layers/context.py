@@ -1,0 +1,80 @@
+"""What surrounds a forward pass: where keys and values are kept and who may see whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from ostro.kernels.paged_attention.prefill import causal_mask
+from ostro.kernels.rope_write import reference
+from ostro.models.layers.rotary import Rotation
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a layer keeps for a token. Layers with equal specs share a group with one block table."""
+
+    kv_heads: int
+    head_dim: int
+    window: int
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """One attention layer: its index, its shape, its window (0 sees everything) and its score scale."""
+
+    layer: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    scale: float
+
+    @property
+    def cache(self) -> CacheSpec:
+        return CacheSpec(self.kv_heads, self.head_dim, self.window)
+
+
+class Context(Protocol):
+    """Rotates, stores and attends for one layer."""
+
+    def attend(self, spec: AttentionSpec, qkv_TE: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """Stacked projections [T, (H + 2K) * D] (may be overwritten) -> [T, H * D]."""
+
+    def residual(self, branch_TD: torch.Tensor) -> torch.Tensor:
+        """What a branch adds to the residual stream: itself, or itself with dropout in training."""
+
+
+class DenseContext:
+    """Rows of equal length, causal within a row, nothing cached, differentiable: training and scoring.
+
+    batch: rows; the flat batch [T] is their concatenation, T = batch * length.
+    dropout: probability on every residual branch.
+    """
+
+    def __init__(self, batch: int = 1, dropout: float = 0.0) -> None:
+        self.batch = batch
+        self.dropout = dropout
+
+    def attend(self, spec: AttentionSpec, qkv_TE: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        q_THD, k_TKD, v_TKD = reference.split_rotate(qkv_TE, *rotation, spec.heads, spec.kv_heads)
+        length, group = qkv_TE.shape[0] // self.batch, spec.heads // spec.kv_heads
+
+        def rows(x_THD: torch.Tensor) -> torch.Tensor:
+            return x_THD.unflatten(0, (self.batch, length)).transpose(1, 2)
+
+        q_BHSD = rows(q_THD)
+        k_BHSD = rows(k_TKD).repeat_interleave(group, dim=1)
+        v_BHSD = rows(v_TKD).repeat_interleave(group, dim=1)
+        windowed = 0 < spec.window < length
+        mask = causal_mask(0, length, 0, spec.window, qkv_TE.device) if windowed else None
+        out_BHSD = F.scaled_dot_product_attention(
+            q_BHSD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=mask is None, scale=spec.scale
+        )
+        return out_BHSD.transpose(1, 2).reshape(qkv_TE.shape[0], -1)
+
+    def residual(self, branch_TD: torch.Tensor) -> torch.Tensor:
+        return F.dropout(branch_TD, self.dropout) if self.dropout else branch_TD

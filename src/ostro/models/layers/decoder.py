@@ -1,0 +1,139 @@
+"""The dense decoder: pre-norm attention and SwiGLU blocks over a residual stream.
+
+Suffixes of tensor names: T tokens of a flat batch, D hidden, E stacked projections, F feed-forward, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ostro.kernels.silu_mul import silu_mul
+from ostro.models.config import DecoderConfig
+from ostro.models.layers.context import AttentionSpec, Context
+from ostro.models.layers.linear import Linear
+from ostro.models.layers.norm import RMSNorm
+from ostro.models.layers.rotary import Rotary, Rotation
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245); the context keeps the keys and values."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.spec = AttentionSpec(
+            layer=layer,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            window=config.windows[layer],
+            scale=config.head_dim**-0.5,
+        )
+        self.qkv = Linear(config.hidden_size, {"q": q_size, "k": kv_size, "v": kv_size})
+        self.output = Linear(q_size, config.hidden_size)
+
+    def forward(self, x_TD: torch.Tensor, rotation: Rotation, context: Context) -> torch.Tensor:
+        out: torch.Tensor = self.output(context.attend(self.spec, self.qkv(x_TD), rotation))
+        return out
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202). The dense filling of a block's feed-forward slot."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width = config.intermediate_size
+        self.gate_up = Linear(config.hidden_size, {"gate": width, "up": width})
+        self.down = Linear(width, config.hidden_size)
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.down(silu_mul(self.gate_up(x_TD)))
+        return out
+
+
+class Block(nn.Module):
+    """One layer. The residual sum of a branch is left to the norm that follows it, so that both are one pass."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self, x_TD: torch.Tensor, branch_TD: torch.Tensor | None, rotation: Rotation, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(stream, pending branch) -> (stream, pending branch)."""
+        if branch_TD is None:
+            normed_TD = self.attention_norm(x_TD)
+        else:
+            x_TD, normed_TD = self.attention_norm.add(x_TD, branch_TD)
+        branch_TD = context.residual(self.attention(normed_TD, rotation, context))
+        x_TD, normed_TD = self.feed_forward_norm.add(x_TD, branch_TD)
+        return x_TD, context.residual(self.feed_forward(normed_TD))
+
+
+class Embedding(nn.Module):
+    """Token embedding; also the output head where the two are tied."""
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+
+    def forward(self, ids_T: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids_T, self.weight)
+
+    def part(self, name: str | None) -> torch.Tensor:
+        assert name is None
+        return self.weight.data
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, final norm and head. `config.tie_word_embeddings` must be decided (not None)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        assert config.tie_word_embeddings is not None
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size)
+        self.rotary = Rotary(config)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        positions_T: torch.Tensor,
+        context: Context,
+        layers: range | None = None,
+    ) -> torch.Tensor:
+        """Token ids [T] or embeddings [T, D], positions [T] -> hidden states [T, D] after the final norm.
+
+        layers: the blocks to run, all by default; a range that stops before the last block returns the bare
+        residual stream, as a pipeline stage hands it on. Given embeddings are not modified.
+        """
+        layers = layers or range(len(self.layers))
+        rotation = self.rotary(positions_T)
+        x_TD = inputs.clone() if inputs.is_floating_point() else self.embed(inputs)
+        branch_TD: torch.Tensor | None = None
+        for index in layers:
+            x_TD, branch_TD = self.layers[index](x_TD, branch_TD, rotation, context)
+        assert branch_TD is not None
+        if layers.stop < len(self.layers):
+            return x_TD + branch_TD
+        return self.norm.add(x_TD, branch_TD)[1]
+
+    def logits(self, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """[T, D] -> [T, V]. Call it on the rows that need it only."""
+        if self.head is None:
+            return F.linear(hidden_TD, self.embed.weight)
+        out: torch.Tensor = self.head(hidden_TD)
+        return out
+
+    def attention_specs(self) -> list[AttentionSpec]:
+        """One a layer, in order: what the KV cache is laid out by."""
+        return [block.attention.spec for block in self.layers]  # type: ignore[union-attr, misc]  # Blocks

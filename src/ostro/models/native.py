@@ -1,0 +1,89 @@
+"""Native folders: `params.json` beside `consolidated*.safetensors`, for every architecture of the family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ostro.core.errors import ConfigError
+from ostro.models.config import DecoderConfig, QueryScaling, YarnConfig
+from ostro.models.json_config import ConfigReader
+from ostro.models.names import NamesTable, native_names
+
+# params.json of the first models says nothing of the context; this is what they were trained for.
+DEFAULT_CONTEXT = 32_768
+
+_IMAGE_PART = ("vision_encoder.", "vision_language_adapter.", "patch_merger.", "pre_mm_projector_norm.")
+
+
+def parse(values: Mapping[str, Any]) -> DecoderConfig:
+    """params.json -> DecoderConfig of the text part. Raises ConfigError for what it does not know."""
+    reader = ConfigReader(values, "params.json")
+    for key in ("moe", "q_lora_rank", "kv_lora_rank"):
+        if reader.optional(key):
+            raise ConfigError(f"params.json: '{key}' is set; only dense decoders are supported so far.", param=key)
+    layers, heads, dim = reader.integer("n_layers"), reader.integer("n_heads"), reader.integer("dim")
+    reader.expect("causal", True)
+    reader.expect("use_biases", False, None)
+    theta = reader.real("rope_theta", 10_000.0)
+    yarn = _yarn(reader.optional("yarn"))
+    scaling = reader.optional("llama_4_scaling")
+    context = reader.optional("max_position_embeddings") or reader.optional("max_seq_len")
+    reader.ignore(
+        ("max_seq_len", "vision_encoder", "multimodal", "quantization", "model_parallel", "ragged_attention", "model_type",
+         "head", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    )
+    config = DecoderConfig(
+        architecture="mistral",
+        vocab_size=reader.integer("vocab_size"),
+        hidden_size=dim,
+        intermediate_size=reader.integer("hidden_dim"),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=reader.integer("n_kv_heads", heads),
+        head_dim=reader.integer("head_dim", dim // heads),
+        rms_norm_eps=reader.real("norm_eps", 1e-5),
+        rope_theta=theta,
+        max_position_embeddings=int(context or DEFAULT_CONTEXT),
+        windows=_windows(reader.optional("sliding_window"), layers),
+        tie_word_embeddings=reader.optional("tied_embeddings"),
+        yarn=yarn,
+        query_scaling=QueryScaling(
+            float(scaling["beta"]), int(scaling["original_max_position_embeddings"])
+        )
+        if scaling
+        else None,
+    )
+    reader.finish()
+    return config
+
+
+def _yarn(values: Mapping[str, Any] | None) -> YarnConfig | None:
+    if not values:
+        return None
+    reader = ConfigReader(values, "params.json: yarn")
+    yarn = YarnConfig(
+        factor=reader.real("factor"),
+        original_max_position_embeddings=reader.integer("original_max_position_embeddings"),
+        beta_fast=reader.real("beta", 32.0),
+        beta_slow=reader.real("alpha", 1.0),
+        attention_factor=None if reader.optional("apply_scale") else 1.0,
+    )
+    reader.finish()
+    return yarn
+
+
+def _windows(value: int | list[int | None] | None, layers: int) -> tuple[int, ...]:
+    """One window for all layers, or a list: one entry a layer, or a pattern that repeats."""
+    if not isinstance(value, list):
+        return (value or 0,) * layers
+    if not value or layers % len(value):
+        raise ConfigError(
+            f"params.json: sliding_window has {len(value)} entries, which do not divide {layers} layers.",
+            param="sliding_window",
+        )
+    return tuple(window or 0 for window in value) * (layers // len(value))
+
+
+def names(config: DecoderConfig) -> NamesTable:
+    return NamesTable(native_names(config), _IMAGE_PART)
