@@ -1,0 +1,1 @@
+"""Checkpoints: finding, fetching, reading and writing them, every tensor accounted for."""

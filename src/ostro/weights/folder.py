@@ -1,0 +1,93 @@
+"""What a checkpoint folder holds: its config, its architecture and its weight files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ostro.core.errors import CheckpointError, ConfigError, ModelNotFoundError
+from ostro.models import registry
+from ostro.models.config import DecoderConfig
+from ostro.models.registry import Architecture
+
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A folder that can be loaded. `layout` says which of its weight formats is taken: "hf" or "native"."""
+
+    path: Path
+    layout: str
+    architecture: Architecture
+    config: DecoderConfig
+    files: tuple[Path, ...]
+    quantization: dict[str, Any] | None
+
+
+def open_folder(path: Path) -> CheckpointFolder:
+    """Read a folder's configs and find its weights; nothing is loaded yet.
+
+    Where both layouts are there the Hugging Face one is taken. Raises ModelNotFoundError, ConfigError and
+    CheckpointError.
+    """
+    if not path.is_dir():
+        raise ModelNotFoundError(f"{path} is not a folder. Give a checkpoint folder or a model's name.")
+    hf_files = _hf_files(path) if (path / "config.json").is_file() else ()
+    if hf_files:
+        values = read_json(path / "config.json")
+        architecture = registry.find(values.get("model_type"))
+        config = architecture.parse(values)
+        return CheckpointFolder(path, "hf", architecture, config, hf_files, values.get("quantization_config"))
+    native_files = tuple(sorted(path.glob("consolidated*.safetensors")))
+    if native_files and (path / "params.json").is_file():
+        values = read_json(path / "params.json")
+        config = registry.NATIVE.parse(values)
+        quantization = values.get("quantization")
+        return CheckpointFolder(path, "native", registry.NATIVE, config, native_files, quantization)
+    raise _no_weights(path)
+
+
+def _hf_files(path: Path) -> tuple[Path, ...]:
+    index = path / INDEX
+    if not index.is_file():
+        return tuple(sorted(set(path.glob("model*.safetensors"))))
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} has no 'weight_map'; download it again.")
+    files = []
+    for name in sorted(set(weight_map.values())):
+        file = path / str(name)
+        if Path(str(name)).name != str(name):
+            raise CheckpointError(f"{index} names the file {name!r}, which is not a plain file name.")
+        if not file.is_file():
+            raise CheckpointError(f"{path} lacks {name}, which its index names; download the missing shard.")
+        files.append(file)
+    return tuple(files)
+
+
+def _no_weights(path: Path) -> CheckpointError:
+    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    if pickles:
+        return CheckpointError(
+            f"{path} holds weights as pickles only ({', '.join(pickles[:3])}). Loading a pickle can run any code, so "
+            "none is ever loaded: convert the checkpoint to safetensors."
+        )
+    return CheckpointError(
+        f"{path} holds no checkpoint: expected config.json with model*.safetensors, or params.json with "
+        "consolidated*.safetensors."
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ConfigError where it is not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object.")
+    return values

@@ -1,0 +1,125 @@
+"""Reads safetensors files straight into memory that is already there.
+
+The safetensors library maps whole files; the pages it touches count against the process until it is closed. A
+loader that must stay within a few per cent of the model's size reads tensor by tensor instead. The format is a
+length, a JSON header and raw little-endian data (https://github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from ostro.core.errors import CheckpointError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+MAX_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a file: its type, its shape and where its bytes are."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class SafetensorsFile:
+    """An open file. Raises CheckpointError for anything that is not a whole, well-formed safetensors file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be opened: {error.strerror}.") from error
+        try:
+            self.tensors = self._read_header()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> SafetensorsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def read_into(self, entry: TensorEntry, target: torch.Tensor) -> None:
+        """Fill a contiguous CPU tensor of the entry's type and element count with its bytes."""
+        assert target.is_contiguous()
+        assert target.dtype == entry.dtype
+        assert target.is_cpu
+        view = memoryview(target.reshape(-1).view(torch.uint8).numpy())
+        assert len(view) == entry.size
+        at = 0
+        while at < entry.size:
+            count = os.preadv(self._fd, [view[at : at + (1 << 30)]], entry.offset + at)
+            if count == 0:
+                raise CheckpointError(f"{self.path} ended while it was being read; download it again.")
+            at += count
+
+    def read(self, entry: TensorEntry) -> torch.Tensor:
+        target = torch.empty(entry.shape, dtype=entry.dtype)
+        self.read_into(entry, target)
+        return target
+
+    def _read_header(self) -> dict[str, TensorEntry]:
+        size = os.fstat(self._fd).st_size
+        length = int.from_bytes(os.pread(self._fd, 8, 0), "little") if size >= 8 else -1
+        if length < 2 or length > MAX_HEADER or 8 + length > size:
+            raise self._broken(f"its header would be {length} bytes of a file of {size}")
+        try:
+            header = json.loads(os.pread(self._fd, length, 8))
+        except ValueError as error:
+            raise self._broken(f"its header is not JSON ({error})") from error
+        if not isinstance(header, dict):
+            raise self._broken("its header is not a JSON object")
+        header.pop("__metadata__", None)
+        return {name: self._entry(name, value, 8 + length, size) for name, value in header.items()}
+
+    def _entry(self, name: str, value: Any, start: int, file_size: int) -> TensorEntry:
+        try:
+            dtype, shape = value["dtype"], tuple(int(n) for n in value["shape"])
+            begin, end = (int(n) for n in value["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broken(f"the entry of '{name}' is malformed") from error
+        if dtype not in DTYPES:
+            raise CheckpointError(f"{self.path}: '{name}' has the type {dtype!r}, which is not supported.")
+        elements = 1
+        for extent in shape:
+            elements *= extent
+        wanted = elements * DTYPES[dtype].itemsize
+        if begin < 0 or end - begin != wanted or min(shape, default=0) < 0:
+            raise self._broken(f"'{name}' {list(shape)} of {dtype} needs {wanted} bytes, its entry gives {end - begin}")
+        if start + end > file_size:
+            raise self._broken(
+                f"'{name}' ends at byte {start + end}, but the file has only {file_size}: it is truncated"
+            )
+        return TensorEntry(DTYPES[dtype], shape, start + begin, wanted)
+
+    def _broken(self, why: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} is not a whole safetensors file: {why}. Download or save it again.")
