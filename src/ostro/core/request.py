@@ -92,6 +92,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int
     load_seconds: float = 0.0
     kernels: str = ""
+    eos_token_ids: list[int] = []
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The synchronous engine: schedule, run, sample. One thread, no asyncio; it never knows who watches."""

@@ -1,0 +1,270 @@
+"""The engine: requests in, tokens out, a step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ostro.core.errors import ConfigError, InvalidRequestError, PromptTooLongError, QueueFullError
+from ostro.core.events import (
+    EventSink,
+    RequestFinished,
+    RequestPreempted,
+    RequestQueued,
+    RequestScheduled,
+    StepFinished,
+    discard,
+)
+from ostro.core.options import EngineOptions
+from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEvent
+from ostro.engine.block_manager import BlockManager
+from ostro.engine.counters import Counters
+from ostro.engine.kv_cache import CacheLayout, KVCache
+from ostro.engine.plan import BatchPlan, RowResult
+from ostro.engine.runner import Runner
+from ostro.engine.scheduler import Scheduler
+from ostro.engine.sequence import Sequence
+from ostro.engine.sizing import size_cache
+from ostro.kernels import dispatch
+from ostro.models.layers.decoder import Decoder
+from ostro.weights.folder import open_folder
+from ostro.weights.loader import Progress, load_model
+
+
+class Engine:
+    """Synchronous and single-threaded: `add`, `abort` and `step` are called from one thread."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        options: EngineOptions,
+        *,
+        sink: EventSink = discard,
+        load_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        weight = model.embed.weight
+        layout = CacheLayout.of(model.attention_specs(), options.block_size)
+        size = size_cache(options, model.config, layout, weight.dtype, weight.device)
+        self.options = options
+        self.blocks = BlockManager(layout.windows, size.num_blocks, options.block_size, options.prefix_caching)
+        self.scheduler = Scheduler(options, self.blocks)
+        cache = KVCache(layout, size.num_blocks, weight.dtype, weight.device)
+        self.runner = Runner(model, cache, options.max_num_seqs, options.max_batch_tokens, size.context)
+        self.card = _card(model, options, size.context, size.num_blocks, load_seconds)
+        self.counters = Counters()
+        self._vocab_size = model.config.vocab_size
+        self._sink = sink
+        self._clock = clock
+        self._sequences: dict[str, Sequence] = {}
+        self._by_slot: dict[int, Sequence] = {}
+        self._deadlines = 0
+        self._order = 0
+
+    @classmethod
+    def load(
+        cls, options: EngineOptions, *, sink: EventSink = discard, progress: Progress | None = None
+    ) -> Engine:
+        """Load `options.model` onto its device. Raises ConfigError, CheckpointError, ModelNotFoundError."""
+        started = time.monotonic()
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        device = pick_device(options.device)
+        model = load_model(
+            Path(options.model), device=device, dtype=pick_dtype(options, device), progress=progress
+        )
+        return cls(model, options, sink=sink, load_seconds=time.monotonic() - started)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def add(self, request: EngineRequest) -> None:
+        """Queue a request. Raises QueueFullError, InvalidRequestError, PromptTooLongError; nothing is kept then."""
+        self._check(request)
+        if self.scheduler.num_waiting >= self.options.max_waiting:
+            raise QueueFullError(
+                f"{self.scheduler.num_waiting} requests are waiting already, which is the limit. Try again later.",
+                retry_after=self.counters.drain_estimate(self.scheduler.num_waiting),
+            )
+        now = self._clock()
+        self._order += 1
+        groups = len(self.blocks.windows)
+        sequence = Sequence(request, now, self.options.ageing_s, self._order, groups)
+        self._sequences[request.request_id] = sequence
+        self._deadlines += sequence.deadline is not None
+        self.scheduler.add(sequence)
+        self._sink(RequestQueued(request.request_id, sequence.num_prompt, now))
+
+    def abort(self, request_id: str) -> None:
+        """Cancel: the request's blocks are free when this returns. Unknown ids are ignored: it may just be done."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._finish(sequence, "abort")
+
+    def step(self) -> list[TokensEvent]:
+        """Plan, run, sample, apply: the new tokens of every sequence that got some."""
+        started = time.perf_counter()
+        events = self._expire() if self._deadlines else []
+        plan = self.scheduler.schedule()
+        for sequence in self.scheduler.preemptions:
+            self.counters.preemptions += 1
+            self._sink(RequestPreempted(sequence.request.request_id, self._clock()))
+        if not plan.rows:
+            return events
+        self._note_starts(plan)
+        running = time.perf_counter()
+        results = self.runner.collect(self.runner.launch(plan))
+        ran = time.perf_counter() - running
+        for row, result in zip(plan.rows, results, strict=True):
+            event = self._apply(self._by_slot[row.slot], len(row.token_ids), result)
+            if event is not None:
+                events.append(event)
+        total = time.perf_counter() - started
+        self.counters.steps += 1
+        self._sink(StepFinished(plan.num_tokens, len(plan.rows), total, total - ran))
+        return events
+
+    def stats(self) -> EngineStats:
+        return self.counters.snapshot(
+            running=len(self.scheduler.running),
+            waiting=self.scheduler.num_waiting,
+            kv_usage=self.blocks.usage,
+            kv_blocks=self.blocks.pools[0].capacity,
+        )
+
+    def clear_prefix_cache(self) -> None:
+        """Forget cached prefixes, so that the next request computes its whole prompt."""
+        self.blocks.clear()
+
+    def _check(self, request: EngineRequest) -> None:
+        prompt = request.prompt_token_ids
+        if not prompt:
+            raise InvalidRequestError("The prompt is empty; at least one token is needed.", param="prompt")
+        if min(prompt) < 0 or max(prompt) >= self._vocab_size:
+            raise InvalidRequestError(
+                f"The prompt holds a token id outside the vocabulary of {self._vocab_size}.", param="prompt"
+            )
+        for field in ("logit_bias", "stop_token_ids"):
+            if any(token >= self._vocab_size for token in getattr(request.params, field)):
+                raise InvalidRequestError(
+                    f"{field} names a token id outside the vocabulary of {self._vocab_size}.", param=field
+                )
+        if len(prompt) + (request.params.max_tokens or 1) > self.card.context:
+            raise PromptTooLongError(len(prompt), request.params.max_tokens, self.card.context)
+        if request.request_id in self._sequences:
+            raise InvalidRequestError(f"A request with the id '{request.request_id}' is running.", param="request_id")
+
+    def _note_starts(self, plan: BatchPlan) -> None:
+        """Who sits in which slot, and what the prefix cache gave those that start."""
+        started = {admission.slot for admission in plan.admissions}
+        if not started:
+            return
+        for sequence in self.scheduler.running:
+            if sequence.slot not in started:
+                continue
+            self._by_slot[sequence.slot] = sequence
+            if not sequence.was_scheduled:
+                sequence.was_scheduled = True
+                self.counters.prompt_tokens += sequence.num_prompt
+                self.counters.prefix_queries += sequence.num_prompt
+                self.counters.prefix_hits += sequence.cached
+                self._sink(RequestScheduled(sequence.request.request_id, sequence.cached, self._clock()))
+
+    def _apply(self, sequence: Sequence, ran: int, result: RowResult) -> TokensEvent | None:
+        """Take over a row's tokens; returns what the request's owner is told, if anything."""
+        drafts = len(sequence.drafts)
+        new = result.token_ids
+        sequence.computed += ran - drafts + max(0, len(new) - 1)
+        self.counters.draft_tokens += drafts
+        self.counters.accepted_tokens += max(0, len(new) - 1)
+        kept, reason = self._cut(sequence, new)
+        sequence.tokens += kept
+        # Drafts behind a stop were computed too, but are no tokens of this sequence.
+        sequence.computed = min(sequence.computed, len(sequence.tokens))
+        self.blocks.commit(sequence)
+        if not new:
+            return None
+        self.counters.generation_tokens += len(kept)
+        event = TokensEvent(
+            request_id=sequence.request.request_id,
+            token_ids=kept,
+            logprobs=result.logprobs[: len(kept)] if result.logprobs is not None else None,
+            finish_reason=reason,
+            cached_tokens=sequence.cached,
+        )
+        if reason is not None:
+            self._finish(sequence, reason)
+        return event
+
+    def _cut(self, sequence: Sequence, new: list[int]) -> tuple[list[int], str | None]:
+        """The tokens up to the first that ends the sequence, and why it ends. A stop token itself is not kept."""
+        params = sequence.request.params
+        room = self.card.context - len(sequence.tokens)
+        if params.max_tokens is not None:
+            room = min(room, params.max_tokens - sequence.num_output)
+        for index, token in enumerate(new):
+            if token in sequence.stop_ids and sequence.num_output + index >= params.min_tokens:
+                return new[:index], "stop"
+            if index + 1 >= room:
+                return new[: index + 1], "length"
+        return new, None
+
+    def _expire(self) -> list[TokensEvent]:
+        """End what is past its deadline."""
+        now = self._clock()
+        late = [s for s in self._sequences.values() if s.deadline is not None and s.deadline <= now]
+        for sequence in late:
+            self._finish(sequence, "deadline")
+        return [TokensEvent(request_id=s.request.request_id, finish_reason="deadline") for s in late]
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        self.scheduler.remove(sequence)
+        del self._sequences[sequence.request.request_id]
+        self._deadlines -= sequence.deadline is not None
+        now = self._clock()
+        self.counters.finished(now)
+        self._sink(
+            RequestFinished(sequence.request.request_id, reason, sequence.num_prompt, sequence.num_output, now)
+        )
+
+
+def pick_device(wanted: str) -> torch.device:
+    """auto takes CUDA where there is one. Raises ConfigError for a device that is not there."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device='cuda' was asked for, but PyTorch sees no CUDA device.", param="device")
+    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def pick_dtype(options: EngineOptions, device: torch.device) -> torch.dtype | None:
+    """The type to compute in; None keeps the checkpoint's. On a CPU float16 checkpoints become bfloat16, which its
+    kernels know."""
+    if options.dtype != "auto":
+        if options.dtype == "float16" and device.type == "cpu":
+            raise ConfigError("dtype='float16' is not supported on a CPU; use bfloat16 or float32.", param="dtype")
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[options.dtype]
+    declared = open_folder(Path(options.model)).config.dtype
+    return torch.bfloat16 if device.type == "cpu" and declared == "float16" else None
+
+
+def _card(model: Decoder, options: EngineOptions, context: int, num_blocks: int, load_seconds: float) -> ModelCard:
+    parameters = list(model.parameters())
+    weight = model.embed.weight
+    return ModelCard(
+        name=options.name or Path(options.model).name,
+        architecture=model.config.architecture,
+        parameters=sum(p.numel() for p in parameters),
+        weight_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        device=str(weight.device),
+        context=context,
+        kv_tokens=(num_blocks - 1) * options.block_size,
+        load_seconds=load_seconds,
+        kernels=dispatch.summary() if weight.is_cpu else "PyTorch on CUDA",
+        eos_token_ids=list(model.config.eos_token_ids),
+    )

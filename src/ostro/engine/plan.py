@@ -1,0 +1,52 @@
+"""What the scheduler tells every runner about one step. Plain data: it crosses a socket as it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ostro.core.request import TokenLogprobs
+from ostro.core.sampling import SamplingParams
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """A sequence enters a slot: how to sample it, and its tokens so far (for penalties)."""
+
+    slot: int
+    params: SamplingParams
+    seed: int
+    stop_token_ids: list[int]
+    tokens: list[int]
+    num_prompt: int
+
+
+class PlanRow(msgspec.Struct, frozen=True):
+    """Tokens of one sequence to run: token_ids at positions start, start + 1, …
+
+    sample: how many of the last rows are sampled: 0 in the middle of a prompt, 1 + drafts when decoding.
+    tables: per cache group, the whole block table where it changed since the slot's last step, else None.
+    """
+
+    slot: int
+    start: int
+    token_ids: list[int]
+    sample: int
+    tables: list[list[int]] | None
+
+
+class BatchPlan(msgspec.Struct, frozen=True):
+    """One step. Short rows (decoding) come before prefill chunks."""
+
+    step: int
+    admissions: list[Admission]
+    rows: list[PlanRow]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(row.token_ids) for row in self.rows)
+
+
+class RowResult(msgspec.Struct):
+    """Tokens sampled for one row: accepted drafts and one more. Empty where nothing was sampled."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None

@@ -1,0 +1,186 @@
+"""Runs plans: lays out the flat batch, runs the model, samples. One a rank; all it knows comes from plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ostro.core.request import TokenLogprobs
+from ostro.core.sampling import SamplingParams
+from ostro.engine.kv_cache import KVCache
+from ostro.engine.paged_context import Chunk, PagedContext
+from ostro.engine.plan import Admission, BatchPlan, PlanRow, RowResult
+from ostro.engine.sampler import SampleRow, sample
+from ostro.models.layers.decoder import Decoder
+
+# Rows of a sequence up to this many attend one by one; more of them are worth gathering their keys for.
+SHORT_ROW = 16
+
+
+@dataclass
+class _Slot:
+    """What the runner remembers of the sequence in a slot."""
+
+    params: SamplingParams
+    seed: int
+    stop_ids: list[int]
+    history: list[int]
+    num_prompt: int
+
+
+@dataclass(frozen=True)
+class StepHandle:
+    """A step that was launched: its sampled rows' logits are on the way."""
+
+    plan: BatchPlan
+    logits_RV: torch.Tensor | None
+    rows: list[SampleRow]
+
+
+class Runner:
+    """Buffers are allocated once, for the largest batch. `launch` starts a step, `collect` waits for its tokens."""
+
+    def __init__(self, model: Decoder, cache: KVCache, max_seqs: int, max_tokens: int, max_len: int) -> None:
+        self.model = model
+        self.cache = cache
+        self.device = model.embed.weight.device
+        self._block_size = cache.layout.block_size
+        self._slots: dict[int, _Slot] = {}
+        groups = len(cache.layout.groups)
+        width = -(-max_len // self._block_size)
+        # A step's tokens and drafts; drafts are within the budget, so this is the most.
+        self._ids = np.zeros(max_tokens, dtype=np.int64)
+        self._positions = np.zeros(max_tokens, dtype=np.int64)
+        self._sequence = np.zeros(max_tokens, dtype=np.int32)
+        self._tables = np.zeros((groups, max_seqs, width), dtype=np.int32)
+        self._on_cpu = self.device.type == "cpu"
+
+    def launch(self, plan: BatchPlan) -> StepHandle:
+        for admission in plan.admissions:
+            self._admit(admission)
+        sampled, rows = self._lay_out(plan)
+        with torch.inference_mode():
+            hidden_TD = self._forward(plan)
+            if not sampled:
+                return StepHandle(plan, None, rows)
+            if len(sampled) != hidden_TD.shape[0]:
+                hidden_TD = hidden_TD[torch.tensor(sampled, device=self.device)]
+            return StepHandle(plan, self.model.logits(hidden_TD), rows)
+
+    def collect(self, handle: StepHandle) -> list[RowResult]:
+        """One result a plan row."""
+        if handle.logits_RV is None:
+            return [RowResult([]) for _ in handle.plan.rows]
+        with torch.inference_mode():
+            tokens, logprobs = sample(handle.logits_RV, handle.rows)
+        results: list[RowResult] = []
+        at = 0
+        for row in handle.plan.rows:
+            results.append(self._accept(row, tokens[at : at + row.sample], logprobs, at))
+            at += row.sample
+        return results
+
+    def _accept(
+        self, row: PlanRow, tokens: list[int], logprobs: list[TokenLogprobs] | None, at: int
+    ) -> RowResult:
+        """Keep sampled tokens as long as the draft that led to the next one was the token sampled there."""
+        if not tokens:
+            return RowResult([])
+        drafts = row.token_ids[len(row.token_ids) - row.sample + 1 :]
+        accepted = 0
+        while accepted < len(drafts) and drafts[accepted] == tokens[accepted]:
+            accepted += 1
+        tokens = tokens[: accepted + 1]
+        slot = self._slots[row.slot]
+        slot.history += tokens
+        wanted = logprobs is not None and slot.params.logprobs is not None
+        return RowResult(tokens, logprobs[at : at + len(tokens)] if wanted and logprobs else None)
+
+    def _admit(self, admission: Admission) -> None:
+        self._slots[admission.slot] = _Slot(
+            admission.params,
+            admission.seed,
+            admission.stop_token_ids,
+            list(admission.tokens),
+            admission.num_prompt,
+        )
+
+    def _lay_out(self, plan: BatchPlan) -> tuple[list[int], list[SampleRow]]:
+        """Fill the buffers; returns the flat indices to sample and how."""
+        sampled: list[int] = []
+        rows: list[SampleRow] = []
+        at = 0
+        for row in plan.rows:
+            count = len(row.token_ids)
+            end = at + count
+            self._ids[at:end] = row.token_ids
+            self._positions[at:end] = range(row.start, row.start + count) if count > 1 else row.start
+            self._sequence[at:end] = row.slot
+            if row.tables is not None:
+                for group, table in enumerate(row.tables):
+                    self._tables[group, row.slot, : len(table)] = table
+            if row.sample:
+                sampled += range(end - row.sample, end)
+                rows += self._sample_rows(row)
+            at = end
+        return sampled, rows
+
+    def _sample_rows(self, row: PlanRow) -> list[SampleRow]:
+        slot = self._slots[row.slot]
+        first = row.start + len(row.token_ids) - row.sample + 1
+        drafts = row.token_ids[len(row.token_ids) - row.sample + 1 :]
+        rows: list[SampleRow] = []
+        for index in range(row.sample):
+            early = slot.params.min_tokens > len(slot.history) + index - slot.num_prompt
+            rows.append(
+                SampleRow(
+                    slot.params,
+                    slot.seed,
+                    first + index,
+                    slot.history + drafts[:index] if slot.params.penalised else [],
+                    slot.num_prompt,
+                    slot.stop_ids if early else [],
+                )
+            )
+        return rows
+
+    def _forward(self, plan: BatchPlan) -> torch.Tensor:
+        total = plan.num_tokens
+        short_rows, chunks = self._split(plan)
+        positions, sequence = self._positions[:total], self._sequence[:total]
+        blocks = positions // self._block_size
+        offsets = positions - blocks * self._block_size
+        slots = [
+            self._to_device(table[sequence, blocks].astype(np.int64) * self._block_size + offsets)
+            for table in self._tables
+        ]
+        # Only as wide as the longest sequence of the batch: devices without a native kernel gather all of it.
+        width = int(blocks[:short_rows].max()) + 1 if short_rows else 0
+        tables = [self._to_device(table if self._on_cpu else table[:, :width]) for table in self._tables]
+        positions_T = self._to_device(positions)
+        context = PagedContext(
+            self.cache, positions_T, self._to_device(sequence), slots, tables, short_rows, chunks
+        )
+        hidden_TD: torch.Tensor = self.model(self._to_device(self._ids[:total]), positions_T, context)
+        return hidden_TD
+
+    def _split(self, plan: BatchPlan) -> tuple[int, list[Chunk]]:
+        """Leading rows that attend one by one, and the chunks after them."""
+        short_rows, at = 0, 0
+        chunks: list[Chunk] = []
+        for row in plan.rows:
+            count = len(row.token_ids)
+            if count <= SHORT_ROW and not chunks:
+                short_rows += count
+            else:
+                width = -(-(row.start + count) // self._block_size)
+                blocks = [self._to_device(table[row.slot, :width]) for table in self._tables]
+                chunks.append(Chunk(at, at + count, row.start, blocks))
+            at += count
+        return short_rows, chunks
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]  # int32 and int64 ones
+        tensor = torch.from_numpy(array)
+        return tensor if self._on_cpu else tensor.to(self.device, non_blocking=True)
