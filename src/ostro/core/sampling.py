@@ -87,7 +87,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise InvalidRequestError("stop must be a list of strings.", param="stop")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidRequestError(
-                f"{len(self.stop)} stop strings were given; at most {MAX_STOP_STRINGS} are allowed.", param="stop"
+                f"{len(self.stop)} stop strings were given; at most {MAX_STOP_STRINGS} are allowed.",
+                param="stop",
             )
         for text in self.stop:
             if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_LENGTH:

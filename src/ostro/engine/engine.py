@@ -65,17 +65,13 @@ class Engine:
         self._order = 0
 
     @classmethod
-    def load(
-        cls, options: EngineOptions, *, sink: EventSink = discard, progress: Progress | None = None
-    ) -> Engine:
+    def load(cls, options: EngineOptions, *, sink: EventSink = discard, progress: Progress | None = None) -> Engine:
         """Load `options.model` onto its device. Raises ConfigError, CheckpointError, ModelNotFoundError."""
         started = time.monotonic()
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         device = pick_device(options.device)
-        model = load_model(
-            Path(options.model), device=device, dtype=pick_dtype(options, device), progress=progress
-        )
+        model = load_model(Path(options.model), device=device, dtype=pick_dtype(options, device), progress=progress)
         return cls(model, options, sink=sink, load_seconds=time.monotonic() - started)
 
     @property
@@ -84,7 +80,7 @@ class Engine:
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. Raises QueueFullError, InvalidRequestError, PromptTooLongError; nothing is kept then."""
-        self._check(request)
+        self.check(request)
         if self.scheduler.num_waiting >= self.options.max_waiting:
             raise QueueFullError(
                 f"{self.scheduler.num_waiting} requests are waiting already, which is the limit. Try again later.",
@@ -140,7 +136,8 @@ class Engine:
         """Forget cached prefixes, so that the next request computes its whole prompt."""
         self.blocks.clear()
 
-    def _check(self, request: EngineRequest) -> None:
+    def check(self, request: EngineRequest) -> None:
+        """Refuse what could not be served: InvalidRequestError or PromptTooLongError."""
         prompt = request.prompt_token_ids
         if not prompt:
             raise InvalidRequestError("The prompt is empty; at least one token is needed.", param="prompt")
@@ -227,9 +224,7 @@ class Engine:
         self._deadlines -= sequence.deadline is not None
         now = self._clock()
         self.counters.finished(now)
-        self._sink(
-            RequestFinished(sequence.request.request_id, reason, sequence.num_prompt, sequence.num_output, now)
-        )
+        self._sink(RequestFinished(sequence.request.request_id, reason, sequence.num_prompt, sequence.num_output, now))
 
 
 def pick_device(wanted: str) -> torch.device:

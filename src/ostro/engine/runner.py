@@ -82,9 +82,7 @@ class Runner:
             at += row.sample
         return results
 
-    def _accept(
-        self, row: PlanRow, tokens: list[int], logprobs: list[TokenLogprobs] | None, at: int
-    ) -> RowResult:
+    def _accept(self, row: PlanRow, tokens: list[int], logprobs: list[TokenLogprobs] | None, at: int) -> RowResult:
         """Keep sampled tokens as long as the draft that led to the next one was the token sampled there."""
         if not tokens:
             return RowResult([])
@@ -160,9 +158,7 @@ class Runner:
         width = int(blocks[:short_rows].max()) + 1 if short_rows else 0
         tables = [self._to_device(table if self._on_cpu else table[:, :width]) for table in self._tables]
         positions_T = self._to_device(positions)
-        context = PagedContext(
-            self.cache, positions_T, self._to_device(sequence), slots, tables, short_rows, chunks
-        )
+        context = PagedContext(self.cache, positions_T, self._to_device(sequence), slots, tables, short_rows, chunks)
         hidden_TD: torch.Tensor = self.model(self._to_device(self._ids[:total]), positions_T, context)
         return hidden_TD
 
@@ -181,6 +177,6 @@ class Runner:
             at += count
         return short_rows, chunks
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]  # int32 and int64 ones
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self._on_cpu else tensor.to(self.device, non_blocking=True)

@@ -25,7 +25,11 @@ class CacheSize:
 
 
 def size_cache(
-    options: EngineOptions, config: DecoderConfig, layout: CacheLayout, dtype: torch.dtype, device: torch.device
+    options: EngineOptions,
+    config: DecoderConfig,
+    layout: CacheLayout,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> CacheSize:
     """Blocks within the memory given, or within a quarter of what is free. Raises ConfigError where that is too little
     for `max_model_len`, or for a single block."""

@@ -80,5 +80,6 @@ class DecoderConfig:
             raise ConfigError(f"head_dim={self.head_dim} must be even for rotary embedding.", param="head_dim")
         if len(self.windows) != self.num_layers:
             raise ConfigError(
-                f"{len(self.windows)} attention windows are given for {self.num_layers} layers.", param="windows"
+                f"{len(self.windows)} attention windows are given for {self.num_layers} layers.",
+                param="windows",
             )

@@ -10,14 +10,45 @@ from ostro.models.config import QueryScaling, YarnConfig
 
 # Keys that say nothing about the forward pass: bookkeeping, training-time and generation-time settings.
 HARMLESS = frozenset(
-    """
-    _name_or_path architectures auto_map attention_dropout bos_token_id chunk_size_feed_forward dtype
-    eos_token_id id2label initializer_range is_encoder_decoder label2id model_type output_attentions
-    output_hidden_states pad_token_id problem_type return_dict tokenizer_class torch_dtype transformers_version
-    unk_token_id use_cache _attn_implementation_autoset pretraining_tp vision_token_id image_token_id
-    add_cross_attention cross_attention_hidden_size decoder_start_token_id finetuning_task is_decoder prefix
-    sep_token_id task_specific_params tie_encoder_decoder torchscript
-    """.split()
+    [
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "attention_dropout",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "is_encoder_decoder",
+        "label2id",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_version",
+        "unk_token_id",
+        "use_cache",
+        "_attn_implementation_autoset",
+        "pretraining_tp",
+        "vision_token_id",
+        "image_token_id",
+        "add_cross_attention",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "finetuning_task",
+        "is_decoder",
+        "prefix",
+        "sep_token_id",
+        "task_specific_params",
+        "tie_encoder_decoder",
+        "torchscript",
+    ]
 )
 
 _MISSING = object()
@@ -52,7 +83,8 @@ class ConfigReader:
         if value not in allowed:
             wanted = " or ".join(repr(item) for item in allowed)
             raise ConfigError(
-                f"{self._where}: '{key}' is {value!r}; this architecture is supported with {wanted} only.", param=key
+                f"{self._where}: '{key}' is {value!r}; this architecture is supported with {wanted} only.",
+                param=key,
             )
 
     def ignore(self, keys: Iterable[str]) -> None:
@@ -93,7 +125,9 @@ def read_rope(reader: ConfigReader, default_theta: float) -> tuple[float, YarnCo
         rope.finish()
         return theta, None, None
     if kind != "yarn":
-        raise ConfigError(f"rope_parameters: type {kind!r} is not supported; 'default' and 'yarn' are.", param="rope_type")
+        raise ConfigError(
+            f"rope_parameters: type {kind!r} is not supported; 'default' and 'yarn' are.", param="rope_type"
+        )
     original = rope.integer("original_max_position_embeddings")
     beta = rope.optional("llama_4_scaling_beta")
     yarn = YarnConfig(

@@ -30,8 +30,19 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     scaling = reader.optional("llama_4_scaling")
     context = reader.optional("max_position_embeddings") or reader.optional("max_seq_len")
     reader.ignore(
-        ("max_seq_len", "vision_encoder", "multimodal", "quantization", "model_parallel", "ragged_attention", "model_type",
-         "head", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+        (
+            "max_seq_len",
+            "vision_encoder",
+            "multimodal",
+            "quantization",
+            "model_parallel",
+            "ragged_attention",
+            "model_type",
+            "head",
+            "qk_rope_head_dim",
+            "qk_nope_head_dim",
+            "v_head_dim",
+        )
     )
     config = DecoderConfig(
         architecture="mistral",
@@ -48,9 +59,7 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
         windows=_windows(reader.optional("sliding_window"), layers),
         tie_word_embeddings=reader.optional("tied_embeddings"),
         yarn=yarn,
-        query_scaling=QueryScaling(
-            float(scaling["beta"]), int(scaling["original_max_position_embeddings"])
-        )
+        query_scaling=QueryScaling(float(scaling["beta"]), int(scaling["original_max_position_embeddings"]))
         if scaling
         else None,
     )

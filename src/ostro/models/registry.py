@@ -6,23 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ostro.models.ministral.config
-import ostro.models.ministral.model
-import ostro.models.ministral.names
-import ostro.models.ministral3.config
-import ostro.models.ministral3.model
-import ostro.models.ministral3.names
-import ostro.models.mistral.config
-import ostro.models.mistral.model
-import ostro.models.mistral.names
-import ostro.models.mistral3.config
-import ostro.models.mistral3.model
-import ostro.models.mistral3.names
-from ostro import models
 from ostro.core.errors import ConfigError
 from ostro.models import native
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
+from ostro.models.ministral import config as ministral_config
+from ostro.models.ministral import model as ministral_model
+from ostro.models.ministral import names as ministral_names
+from ostro.models.ministral3 import config as ministral3_config
+from ostro.models.ministral3 import model as ministral3_model
+from ostro.models.ministral3 import names as ministral3_names
+from ostro.models.mistral import config as mistral_config
+from ostro.models.mistral import model as mistral_model
+from ostro.models.mistral import names as mistral_names
+from ostro.models.mistral3 import config as mistral3_config
+from ostro.models.mistral3 import model as mistral3_model
+from ostro.models.mistral3 import names as mistral3_names
 from ostro.models.names import NamesTable
 
 NamesFunction = Callable[[DecoderConfig], NamesTable]
@@ -38,17 +37,13 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "mistral": Architecture(models.mistral.config.parse, (models.mistral.names.names,), models.mistral.model.MODEL),
-    "ministral": Architecture(
-        models.ministral.config.parse, (models.ministral.names.names,), models.ministral.model.MODEL
-    ),
-    "ministral3": Architecture(
-        models.ministral3.config.parse, (models.ministral3.names.names,), models.ministral3.model.MODEL
-    ),
+    "mistral": Architecture(mistral_config.parse, (mistral_names.names,), mistral_model.MODEL),
+    "ministral": Architecture(ministral_config.parse, (ministral_names.names,), ministral_model.MODEL),
+    "ministral3": Architecture(ministral3_config.parse, (ministral3_names.names,), ministral3_model.MODEL),
     "mistral3": Architecture(
-        models.mistral3.config.parse,
-        (models.mistral3.names.names, models.mistral3.names.saved_names),
-        models.mistral3.model.MODEL,
+        mistral3_config.parse,
+        (mistral3_names.names, mistral3_names.saved_names),
+        mistral3_model.MODEL,
     ),
 }
 

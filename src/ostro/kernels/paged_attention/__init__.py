@@ -52,5 +52,13 @@ def paged_attention(
         )
         return out_THD
     return gathered_attention(
-        q_THD, k_cache_SKD, v_cache_SKD, block_table_NB, positions_T, row_sequence_T, block_size, window, scale
+        q_THD,
+        k_cache_SKD,
+        v_cache_SKD,
+        block_table_NB,
+        positions_T,
+        row_sequence_T,
+        block_size,
+        window,
+        scale,
     )

@@ -30,7 +30,7 @@ def gathered_attention(
         mask_TC = mask_TC & (at_1C > positions_T[:, None] - window)
     # A group's heads are its query rows: [T, K, G, D] against [T, K, C, D].
     out_TKGD = F.scaled_dot_product_attention(
-        q_THD.unflatten(1, (kv_heads, heads // kv_heads)),
+        q_THD.reshape(rows, kv_heads, heads // kv_heads, head_dim),
         k_TKCD,
         v_TKCD,
         attn_mask=mask_TC[:, None, None, :],

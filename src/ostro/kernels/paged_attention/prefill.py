@@ -35,12 +35,10 @@ def chunk_attention(
     v_CKD = v_cache_SKD.view(paged)[blocks_B].flatten(0, 1)[: end - key_start]
     group = heads // kv_heads
     # [K, G, Q, D] against [K, 1 -> G, C, D]: the heads of a group share keys through a stride of zero.
-    q_KGQD = q_QHD.unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3)
+    q_KGQD = q_QHD.reshape(rows, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     k_KGCD = k_CKD.permute(1, 0, 2).unsqueeze(1).expand(-1, group, -1, -1)
     v_KGCD = v_CKD.permute(1, 0, 2).unsqueeze(1).expand(-1, group, -1, -1)
     whole = start == 0 and (not window or rows <= window)
     mask = None if whole else causal_mask(start, rows, key_start, window, q_QHD.device)
-    out_KGQD = F.scaled_dot_product_attention(
-        q_KGQD, k_KGCD, v_KGCD, attn_mask=mask, is_causal=whole, scale=scale
-    )
+    out_KGQD = F.scaled_dot_product_attention(q_KGQD, k_KGCD, v_KGCD, attn_mask=mask, is_causal=whole, scale=scale)
     return out_KGQD.permute(2, 0, 1, 3).reshape(rows, heads, head_dim)

@@ -13,7 +13,13 @@ def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
     if use_native(x_TD) and x_TD.is_contiguous():
         out_TD = torch.empty_like(x_TD)
         native.rms_norm(
-            NATIVE_DTYPES[x_TD.dtype], out_TD.data_ptr(), x_TD.data_ptr(), 0, weight_D.data_ptr(), *x_TD.shape, eps
+            NATIVE_DTYPES[x_TD.dtype],
+            out_TD.data_ptr(),
+            x_TD.data_ptr(),
+            0,
+            weight_D.data_ptr(),
+            *x_TD.shape,
+            eps,
         )
         return out_TD
     return reference.rms_norm(x_TD, weight_D, eps)

@@ -40,7 +40,7 @@ def rope_write(
             kv_heads,
             head_dim,
         )
-        return qkv_TE.unflatten(-1, (heads + 2 * kv_heads, head_dim))[:, :heads]
+        return qkv_TE.view(-1, heads + 2 * kv_heads, head_dim)[:, :heads]
     q_THD, k_TKD, v_TKD = reference.split_rotate(qkv_TE, cos_Td, sin_Td, q_scale_T, heads, kv_heads)
     k_cache_SKD[slots_T] = k_TKD
     v_cache_SKD[slots_T] = v_TKD

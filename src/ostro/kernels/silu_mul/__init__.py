@@ -13,8 +13,6 @@ def silu_mul(gate_up_T2F: torch.Tensor) -> torch.Tensor:
     if use_native(gate_up_T2F) and gate_up_T2F.is_contiguous():
         rows, width = gate_up_T2F.shape[0], gate_up_T2F.shape[1] // 2
         out_TF = gate_up_T2F.new_empty((rows, width))
-        native.silu_mul(
-            NATIVE_DTYPES[gate_up_T2F.dtype], out_TF.data_ptr(), gate_up_T2F.data_ptr(), rows, width
-        )
+        native.silu_mul(NATIVE_DTYPES[gate_up_T2F.dtype], out_TF.data_ptr(), gate_up_T2F.data_ptr(), rows, width)
         return out_TF
     return reference.silu_mul(gate_up_T2F)

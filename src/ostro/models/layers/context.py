@@ -64,7 +64,7 @@ class DenseContext:
         length, group = qkv_TE.shape[0] // self.batch, spec.heads // spec.kv_heads
 
         def rows(x_THD: torch.Tensor) -> torch.Tensor:
-            return x_THD.unflatten(0, (self.batch, length)).transpose(1, 2)
+            return x_THD.reshape(self.batch, length, *x_THD.shape[1:]).transpose(1, 2)
 
         q_BHSD = rows(q_THD)
         k_BHSD = rows(k_TKD).repeat_interleave(group, dim=1)

@@ -62,9 +62,7 @@ class Rotary:
             self._frequencies_d, self._factor = 1.0 / config.rope_theta**exponent_d, 1.0
         else:
             with torch.device("cpu"):
-                self._frequencies_d, self._factor = yarn_frequencies(
-                    config.rope_theta, config.head_dim, config.yarn
-                )
+                self._frequencies_d, self._factor = yarn_frequencies(config.rope_theta, config.head_dim, config.yarn)
         self._query_scaling = config.query_scaling
 
     def __call__(self, positions_T: torch.Tensor) -> Rotation:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from ostro.models.config import DecoderConfig
 from ostro.models.names import NamesTable, hf_names
 
-_IMAGE_PART = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+_IMAGE_PART = (
+    "vision_tower.",
+    "multi_modal_projector.",
+    "model.vision_tower.",
+    "model.multi_modal_projector.",
+)
 
 
 def names(config: DecoderConfig) -> NamesTable:

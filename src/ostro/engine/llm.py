@@ -1,0 +1,259 @@
+"""The offline face: prompts in, answers out, batched, in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from ostro.core.errors import InvalidRequestError, TokenizerError
+from ostro.core.expand import expand
+from ostro.core.ids import new_id
+from ostro.core.options import Device, DType, EngineOptions
+from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, Usage
+from ostro.core.sampling import SamplingParams
+from ostro.engine.engine import Engine
+from ostro.tokenizer import load_tokenizer
+from ostro.tokenizer.base import Tokenizer
+from ostro.tokenizer.detokenizer import Detokenizer
+from ostro.weights.resolve import resolve_model
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+
+@dataclass
+class Completion:
+    """One answer. finish_reason: "stop" or "length". logprobs: one entry a token, where they were asked for."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: str = ""
+
+
+@dataclass
+class RequestOutput:
+    """The answer to one prompt; with `n` > 1 all of them in `completions`, the first in the other fields."""
+
+    prompt_token_ids: list[int]
+    completions: list[Completion]
+    usage: Usage
+
+    @property
+    def text(self) -> str:
+        return self.completions[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.completions[0].token_ids
+
+    @property
+    def logprobs(self) -> list[TokenLogprobs] | None:
+        return self.completions[0].logprobs
+
+    @property
+    def finish_reason(self) -> str:
+        return self.completions[0].finish_reason
+
+
+class LLM:
+    """A loaded model. model: a checkpoint folder, or a name that `ostro models` lists.
+
+    Other keyword arguments are those of `EngineOptions`. A folder without a tokenizer takes token ids only.
+    Raises ModelNotFoundError, ConfigError, CheckpointError, TokenizerError.
+
+    >>> llm = LLM("ostro-nano")                                       # doctest: +SKIP
+    >>> llm.generate("To be, or", SamplingParams(max_tokens=8))[0].text   # doctest: +SKIP
+    """
+
+    def __init__(self, model: str | Path, device: Device = "auto", dtype: DType = "auto", **options: Any) -> None:
+        if str(model).endswith(".gguf"):
+            raise InvalidRequestError("GGUF files cannot be loaded yet; give a safetensors folder.", param="model")
+        folder = resolve_model(str(model))
+        self.tokenizer: Tokenizer | None = load_tokenizer(folder)
+        self.engine = Engine.load(
+            EngineOptions(model=str(folder), name=str(model), device=device, dtype=dtype, **options)
+        )
+        self._eos_ids = set(self.engine.card.eos_token_ids)
+        if self.tokenizer is not None:
+            self._eos_ids |= set(self.tokenizer.eos_ids)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[RequestOutput]:
+        """Complete prompts (texts, token ids, or a mix), all in one batch; answers come in the prompts' order.
+
+        params: one for all prompts, or one each. progress: a bar; None shows one on a terminal.
+        Raises InvalidRequestError and PromptTooLongError before anything runs.
+        """
+        listed = _as_list(prompts)
+        each = _one_each(params, len(listed))
+        encoded = [self._encode(prompt) for prompt in listed]
+        return self._run(encoded, each, progress)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or a list of them, rendered by the model's own chat template."""
+        if not messages:
+            raise InvalidRequestError("messages is empty; give at least one message.", param="messages")
+        one = isinstance(messages[0], Mapping)
+        conversations = cast("list[Sequence[Message]]", [messages] if one else list(messages))
+        tokenizer = self._tokenizer("chat")
+        encoded = [tokenizer.encode_chat([dict(m) for m in conversation]) for conversation in conversations]
+        return self._run(encoded, _one_each(params, len(encoded)), progress)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+        """Yield the answer to one prompt as text pieces of whole characters."""
+        yield from self._stream(self._encode(prompt), params or SamplingParams())
+
+    def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[str]:
+        """Yield the answer to one conversation as text pieces of whole characters."""
+        prompt = self._tokenizer("chat").encode_chat([dict(message) for message in messages])
+        yield from self._stream(prompt, params or SamplingParams())
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self._tokenizer("a text prompt").encode(prompt)
+        return [int(token) for token in prompt]
+
+    def _tokenizer(self, what: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise TokenizerError(f"The model's folder has no tokenizer, which {what} needs; give token ids instead.")
+        return self.tokenizer
+
+    def _run(
+        self, prompts: list[list[int]], params: list[SamplingParams], progress: bool | None
+    ) -> list[RequestOutput]:
+        jobs = [_Job(self, prompt, one) for prompt, one in zip(prompts, params, strict=True)]
+        owners = {request.request_id: (job, i) for job in jobs for i, request in enumerate(job.requests)}
+        queue = deque(request for job in jobs for request in job.requests)
+        with _bar(len(owners), progress) as advance, self._cleaning_up(owners):
+            while queue or self.engine.has_work:
+                while queue and self.engine.stats().waiting < self.engine.options.max_waiting:
+                    self.engine.add(queue.popleft())
+                for event in self.engine.step():
+                    job, index = owners[event.request_id]
+                    if job.take(index, event):
+                        self.engine.abort(event.request_id)
+                        advance()
+        return [job.output() for job in jobs]
+
+    def _stream(self, prompt: list[int], params: SamplingParams) -> Iterator[str]:
+        if params.n != 1:
+            raise InvalidRequestError("A stream has one answer; n must be 1.", param="n")
+        job = _Job(self, prompt, params)
+        with self._cleaning_up([job.requests[0].request_id]):
+            self.engine.add(job.requests[0])
+            shown = 0
+            done = False
+            while not done:
+                for event in self.engine.step():
+                    done = job.take(0, event)
+                text = job.completions[0].text
+                if len(text) > shown:
+                    yield text[shown:]
+                    shown = len(text)
+
+    @contextmanager
+    def _cleaning_up(self, request_ids: Sequence[str] | Mapping[str, object]) -> Iterator[None]:
+        """Whatever happens (an error, Ctrl-C, a stream nobody reads on), no request stays behind."""
+        try:
+            yield
+        finally:
+            for request_id in request_ids:
+                self.engine.abort(request_id)
+
+
+class _Job:
+    """One prompt's requests and what has come of them."""
+
+    def __init__(self, llm: LLM, prompt: list[int], params: SamplingParams) -> None:
+        self.prompt = prompt
+        if params.stop:
+            llm._tokenizer("a stop string")
+        self.requests: list[EngineRequest] = expand(
+            new_id("req"), prompt, params, eos_ids=llm._eos_ids, context=llm.engine.card.context
+        )
+        for request in self.requests:
+            llm.engine.check(request)
+        self.completions = [Completion(logprobs=None if params.logprobs is None else []) for _ in self.requests]
+        tokenizer = llm.tokenizer
+        self._text = [None if tokenizer is None else Detokenizer(tokenizer, params.stop) for _ in self.requests]
+        self._cached = 0
+
+    def take(self, index: int, event: TokensEvent) -> bool:
+        """Add an event's tokens; True when this completion is done (the engine may not know it yet)."""
+        completion, detokenizer = self.completions[index], self._text[index]
+        self._cached = max(self._cached, event.cached_tokens)
+        consumed = len(event.token_ids)
+        stopped = False
+        if detokenizer is not None and event.token_ids:
+            piece = detokenizer.push(event.token_ids)
+            completion.text += piece.text
+            consumed, stopped = piece.consumed, piece.stopped
+        completion.token_ids += event.token_ids[:consumed]
+        if completion.logprobs is not None and event.logprobs is not None:
+            completion.logprobs += event.logprobs[:consumed]
+        if stopped:
+            completion.finish_reason = "stop"
+        elif event.finish_reason is not None:
+            completion.finish_reason = event.finish_reason
+            if detokenizer is not None:
+                completion.text += detokenizer.finish()
+        return bool(completion.finish_reason)
+
+    def output(self) -> RequestOutput:
+        usage = Usage(
+            prompt_tokens=len(self.prompt),
+            completion_tokens=sum(len(completion.token_ids) for completion in self.completions),
+            cached_tokens=self._cached,
+        )
+        return RequestOutput(self.prompt, self.completions, usage)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A text, or a flat list of token ids, is one prompt."""
+    if isinstance(prompts, str):
+        return [prompts]
+    items = list(prompts)
+    if items and all(isinstance(item, int) for item in items):
+        return [cast("list[int]", items)]
+    return cast("list[Prompt]", items)
+
+
+def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    if params is None:
+        params = SamplingParams()
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise InvalidRequestError(f"{len(params)} sampling parameters for {count} prompts.", param="params")
+    return list(params)
+
+
+@contextmanager
+def _bar(total: int, show: bool | None) -> Iterator[Any]:
+    """Yields a function that counts one completion as done."""
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("generating", total=total)
+        yield lambda: bar.advance(task)
