@@ -23,7 +23,8 @@ def split_rotate(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Split stacked projections into rotated q [T, H, D] (times q_scale), rotated k [T, K, D] and v [T, K, D]."""
     head_dim = cos_Td.shape[-1] * 2
-    q_THD, k_TKD, v_TKD = qkv_TE.view(-1, heads + 2 * kv_heads, head_dim).split((heads, kv_heads, kv_heads), dim=1)
+    heads_THD = qkv_TE.view(-1, heads + 2 * kv_heads, head_dim)
+    q_THD, k_TKD, v_TKD = heads_THD.tensor_split((heads, heads + kv_heads), dim=1)
     q_THD = rotate(q_THD, cos_Td, sin_Td)
     if q_scale_T is not None:
         q_THD = (q_THD.float() * q_scale_T[:, None, None]).to(q_THD.dtype)

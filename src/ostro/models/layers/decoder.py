@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ostro.kernels.linear import linear
 from ostro.kernels.silu_mul import silu_mul
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.context import AttentionSpec, Context
@@ -130,7 +131,7 @@ class Decoder(nn.Module):
     def logits(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         """[T, D] -> [T, V]. Call it on the rows that need it only."""
         if self.head is None:
-            return F.linear(hidden_TD, self.embed.weight)
+            return linear(hidden_TD, self.embed.weight)
         out: torch.Tensor = self.head(hidden_TD)
         return out
 

@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from ostro.kernels.linear import linear
 
 
 class WeightFormat(ABC):
@@ -46,7 +47,7 @@ class Dense(WeightFormat):
         module.register_parameter("weight", nn.Parameter(torch.empty(out_features, in_features)))
 
     def matmul(self, module: nn.Module, x_TI: torch.Tensor) -> torch.Tensor:
-        return F.linear(x_TI, module.weight)  # type: ignore[arg-type]  # registered in create()
+        return linear(x_TI, module.weight)  # type: ignore[arg-type]  # registered in create()
 
     def rows(self, module: nn.Module, start: int, stop: int) -> torch.Tensor:
         weight: torch.Tensor = module.weight  # type: ignore[assignment]  # registered in create()
