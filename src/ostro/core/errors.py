@@ -92,6 +92,12 @@ class EngineDeadError(NotReadyError):
     code = "engine_dead"
 
 
+class LinkError(OstroError):
+    """The channel to an engine process carried something that is not one of its messages."""
+
+    code = "link_error"
+
+
 class DeadlineExceededError(OstroError):
     """The request's own deadline passed before it was done."""
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEvent
+
+
+class EventStream(Protocol):
+    """The events of one request, until one has a finish_reason."""
+
+    def __aiter__(self) -> EventStream: ...
+
+    async def __anext__(self) -> TokensEvent:
+        """What has come since the last call, as one event: tokens of several steps are merged.
+
+        Raises QueueFullError, EngineDeadError, NotReadyError, InvalidRequestError in place of the events.
+        """
+
+    async def aclose(self) -> None:
+        """Abort the request if it is not finished, and free its blocks. May be called again."""
 
 
 class Generate(Protocol):
@@ -19,9 +33,5 @@ class Generate(Protocol):
     def stats(self) -> EngineStats:
         """The newest snapshot received."""
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[TokensEvent]:
-        """Queue the request at once and yield its events until one has a finish_reason.
-
-        Closing the iterator early aborts the request and frees its blocks.
-        Raises QueueFullError, NotReadyError, EngineDeadError, InvalidRequestError.
-        """
+    def submit(self, request: EngineRequest) -> EventStream:
+        """Queue the request at once. Raises NotReadyError; what the engine itself refuses comes from the stream."""

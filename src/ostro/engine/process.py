@@ -1,0 +1,20 @@
+"""`python -m ostro.engine.process`: one engine in a process of its own, spoken to over an inherited socket."""
+
+from __future__ import annotations
+
+import sys
+
+from ostro.core.options import EngineOptions
+from ostro.link.worker import Progress, StepEngine, run_worker
+
+
+def load(options: EngineOptions, progress: Progress) -> StepEngine:
+    # Imported here, so that the process has its reader thread and can report before torch's seconds of import.
+    progress(0, 1, "starting PyTorch")
+    from ostro.engine.engine import Engine
+
+    return Engine.load(options, progress=progress)
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(load))

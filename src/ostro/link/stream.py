@@ -1,0 +1,77 @@
+"""The events of one request on their way from the supervisor to whoever waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ostro.core.errors import OstroError
+from ostro.core.request import TokensEvent
+
+
+class TokenStream:
+    """An `EventStream` fed by `push` and `fail`.
+
+    A reader slower than the engine gets several steps' tokens as one event, so nothing piles up but tokens.
+    """
+
+    def __init__(self, request_id: str, abort: Callable[[str], None]) -> None:
+        self.request_id = request_id
+        self._abort = abort
+        self._pending: TokensEvent | None = None
+        self._error: OstroError | None = None
+        self._complete = False  # the engine has no more to say
+        self._ended = False  # the reader has had it all, or wants no more
+        self._wake = asyncio.Event()
+
+    def push(self, event: TokensEvent) -> None:
+        """Add what a step gave."""
+        self._pending = event if self._pending is None else _merged(self._pending, event)
+        self._complete = event.finish_reason is not None
+        self._wake.set()
+
+    def fail(self, error: OstroError) -> None:
+        """End with an error. Tokens that came before it are still read first."""
+        self._error = error
+        self._complete = True
+        self._wake.set()
+
+    def __aiter__(self) -> TokenStream:
+        return self
+
+    async def __anext__(self) -> TokensEvent:
+        if self._ended:
+            raise StopAsyncIteration
+        await self._wake.wait()
+        if self._pending is not None:
+            event, self._pending = self._pending, None
+            self._ended = event.finish_reason is not None
+            if self._error is None:
+                self._wake.clear()
+            return event
+        self._ended = True
+        if self._error is not None:
+            raise self._error
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        if not self._complete:
+            self._complete = True
+            self._abort(self.request_id)
+        self._ended = True
+        self._pending = None
+        self._wake.set()
+
+
+def _merged(first: TokensEvent, second: TokensEvent) -> TokensEvent:
+    logprobs = first.logprobs
+    if second.logprobs is not None:
+        logprobs = [*(logprobs or []), *second.logprobs]
+    return TokensEvent(
+        request_id=first.request_id,
+        token_ids=first.token_ids + second.token_ids,
+        logprobs=logprobs,
+        finish_reason=second.finish_reason,
+        cached_tokens=max(first.cached_tokens, second.cached_tokens),
+        error=second.error,
+    )
