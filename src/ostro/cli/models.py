@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def models(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
-    """List the models on this machine and the short names that `ostro pull` knows."""
+    """List models here, and names that can be pulled."""
     from ostro.core.paths import embedded_models
     from ostro.weights.catalog import CATALOG
     from ostro.weights.manifest import is_complete, pulled_models

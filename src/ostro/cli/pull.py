@@ -35,10 +35,11 @@ def pull(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the result as one JSON object."),
 ) -> None:
-    """Fetch a checkpoint: one weight format, resumed where it broke off, every file verified.
+    """Fetch a checkpoint from the hub, verified.
 
-    HF_ENDPOINT is the hub, HF_TOKEN the token for gated models. Of the hub and the mirrors, the quickest to answer
-    is used. Run it again after an interruption: it goes on from there.
+    One weight format is fetched, and every file is checked against the digest the hub announces. HF_ENDPOINT is the
+    hub, HF_TOKEN the token for gated models. Of the hub and the mirrors, the quickest to answer is used. Run it again
+    after an interruption: it goes on from there.
     """
     run_pull(name, output, revision, tuple(mirror), as_json=as_json)
 
