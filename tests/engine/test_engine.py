@@ -191,6 +191,7 @@ def triple_probabilities(model: Any, prompt: list[int]) -> dict[tuple[int, ...],
     def best(ids: list[int]) -> dict[int, float]:
         with torch.inference_mode():
             logits = model.logits(model(torch.tensor(ids), torch.arange(len(ids)), DenseContext()))[-1]
+        logits = logits.clone()
         for token, bias in BIAS.items():
             logits[token] += bias
         probabilities = (logits / 1.5).softmax(-1)
