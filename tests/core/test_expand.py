@@ -61,8 +61,8 @@ def test_prompt_and_answer_fit_the_context_or_are_refused(length: int, max_token
         assert length + request.params.max_tokens <= 32
 
 
-@pytest.mark.parametrize("prompt", [[], [1, -1]])
-def test_an_empty_or_negative_prompt_is_refused(prompt: list[int]) -> None:
+@pytest.mark.parametrize("prompt", [[], [1, -1], [2**70]])
+def test_an_prompt_without_valid_token_ids_is_refused(prompt: list[int]) -> None:
     with pytest.raises(InvalidRequestError):
         _expand(SamplingParams(), prompt)
 
@@ -84,3 +84,10 @@ def test_an_expanded_request_survives_msgpack() -> None:
     again = msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=EngineRequest)
     assert again.params.logit_bias == {3: 1.5}
     assert (again.seed, again.priority, again.salt) == (5, 3, "t")
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "min_tokens", "top_k"])
+def test_counts_too_large_for_the_wire_are_refused(field: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(**{field: 2**70})  # type: ignore[arg-type]
+    assert caught.value.param == field

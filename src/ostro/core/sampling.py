@@ -16,6 +16,7 @@ MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 SEED_BOUND = 2**63
+INT_BOUND = 2**31  # no count and no token id reaches it; larger ones would not cross a wire
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,8 +123,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def _check_int(name: str, value: object, low: int, high: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequestError(f"{name} must be a whole number, not {value!r}.", param=name)
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+    most = INT_BOUND - 1 if high is None else high
+    if not low <= value <= most:
+        bounds = f"at least {low}" if value < low and high is None else f"between {low} and {most}"
         raise InvalidRequestError(f"{name} must be {bounds}, not {value}.", param=name)
 
 

@@ -1,0 +1,115 @@
+"""Request bodies: bounded in size, then validated into a wire type."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ostro.core.errors import InvalidRequestError
+from ostro.web.errors import error_response
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+Wire = TypeVar("Wire", bound=BaseModel)
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """More bytes than the server reads."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """A body that does not say it is JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class BodyLimit:
+    """Plain ASGI. Reads the body up to `limit` bytes before the application runs; more is answered with 413.
+
+    Bodies are validated whole anyway, so nothing is lost by reading first, and chunked ones are bounded too.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        messages: list[Message] = []
+        length = int(declared) if declared.isdecimal() else 0
+        received = 0
+        more = True
+        while more and length <= self.limit:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return  # Gone in the middle of its own request: nobody is left to answer.
+            messages.append(message)
+            received += len(message.get("body", b""))
+            length = max(length, received)
+            more = message.get("more_body", False)
+        if length > self.limit:
+            error = BodyTooLargeError(f"The request body is over the limit of {self.limit} bytes.")
+            await error_response(error)(scope, receive, send)
+            return
+        messages.reverse()
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, replay, send)
+
+
+async def read_json(request: Request, kind: type[Wire]) -> Wire:
+    """The body as a wire type. Raises InvalidRequestError with the field in `param`, or the reason in the JSON.
+
+    A body must say that it is JSON: a browser lets any page send text/plain or forms across origins, but not JSON.
+    """
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise UnsupportedMediaTypeError(
+            f"The body must be JSON with the header 'Content-Type: application/json', not '{media or 'none'}'."
+        )
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _translate(error) from None
+
+
+def _translate(error: ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.", code="invalid_json")
+    param = _path(first)
+    where = f"'{param}': " if param else ""
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return InvalidRequestError(f"{where}{first['msg']}{_shown(first)}", param=param, code=code)
+
+
+def _path(detail: ErrorDetails) -> str | None:
+    """`messages[0].role` from ("messages", 0, "role"); names of union members that pydantic adds are left out."""
+    path = ""
+    for part in detail["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif re.fullmatch(r"[a-z_]+", part) and part not in {"str", "int", "float", "bool"}:
+            path += f".{part}" if path else part
+    return path or None
+
+
+def _shown(detail: ErrorDetails) -> str:
+    """The offending value, where it is short enough to help."""
+    value = repr(detail["input"])
+    return f", not {value}." if detail["type"] != "missing" and len(value) <= 60 else "."

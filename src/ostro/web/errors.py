@@ -1,0 +1,96 @@
+"""Errors as JSON bodies that both vendors' SDKs understand, and the last net under an application.
+
+OpenAI's clients read `error.{message,type,param,code}`, Mistral's read the flat fields beside
+`"object": "error"`; one body carries both.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ostro.core.errors import OstroError
+
+log = logging.getLogger("ostro.web")
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def error_body(error: OstroError) -> dict[str, Any]:
+    """The JSON body for an error; also what a stream's last chunk carries."""
+    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"error": fields, "object": "error", **fields}
+
+
+def error_response(error: OstroError) -> Response:
+    """The whole answer: 429 and 503 always carry Retry-After, 401 says how to authenticate."""
+    headers = {}
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is None and error.status in (429, 503):
+        retry_after = 1.0
+    if retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(retry_after)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status == 413:
+        headers["connection"] = "close"  # The rest of the body is not read.
+    content = msgspec.json.encode(error_body(error))
+    return Response(content, status_code=error.status, headers=headers, media_type="application/json")
+
+
+async def handle_ostro_error(request: Request, error: Exception) -> Response:
+    """For FastAPI's `exception_handlers`."""
+    assert isinstance(error, OstroError)
+    if error.status >= 500:
+        log.warning("%s %s: %s", request.method, request.scope["path"], error.message)
+    return error_response(error)
+
+
+async def handle_http_exception(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    translated = OstroError(f"{error.detail}: {request.method} {request.scope['path']}")
+    translated.status = error.status_code
+    translated.type = "invalid_request_error" if error.status_code < 500 else "server_error"
+    translated.code = _CODES.get(error.status_code, HTTPStatus(error.status_code).phrase.lower().replace(" ", "_"))
+    response = error_response(translated)
+    response.headers.update(error.headers or {})
+    return response
+
+
+class ErrorBoundary:
+    """Answers 500 in the common shape for whatever an application did not expect, and logs it.
+
+    The client learns that it happened, not what: a traceback may hold other people's data.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception:
+            if started:
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            response = error_response(OstroError("The server failed on this request. Its log says why."))
+            await response(scope, receive, send)
