@@ -1,0 +1,73 @@
+# Everything a fresh machine needs: Python 3.11 or newer, make and a C++17 compiler. `make help` lists the targets.
+
+PYTHON ?= python3
+PORT ?= 8000
+MODEL ?=
+# More arguments for pip, pytest and `ostro serve`.
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+SERVE_ARGS ?=
+# Without an NVIDIA driver the small CPU build of PyTorch is taken; where this index cannot be reached, or is
+# empty (TORCH_INDEX=), pip takes what its own index has.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+# Two names for one wish: the first is what older pips hand to the build environment, the second what newer ones do.
+PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints.txt" \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check bench slow clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+serve: $(VENV)/.base ## serve MODEL (default: the embedded one) on PORT (default: 8000)
+	$(BIN)/ostro serve $(MODEL) --port $(PORT) $(SERVE_ARGS)
+
+test: $(VENV)/.test ## run the tests
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+check: $(VENV)/.test ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test ## benchmarks against other implementations, in one run
+	$(BIN)/ostro bench
+
+slow: $(VENV)/.test ## tests that take minutes and gigabytes
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+clean: ## remove what was built (the environment too)
+	rm -rf $(VENV) build
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.11; set PYTHON=/path/to/a/newer/one" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+		|| { echo "error: $(PYTHON) comes without its C headers; on Debian: apt-get install python3-dev" >&2; exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \
+		|| { echo "error: there is no C++17 compiler; on Debian: apt-get install g++" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+		echo "Installing PyTorch (CPU build, if its index can be reached)"; \
+		$(PIP) --no-deps --index-url $(TORCH_INDEX) --retries 0 --timeout 15 torch 2>/dev/null || true; \
+	fi
+	@touch $@
+
+# Editable, so that the code runs from src/; the native module is built by CMake into the environment.
+$(VENV)/.base: $(SOURCES) $(VENV)/.torch
+	@echo "Installing Ostro and building its native module; the first time takes minutes"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(SOURCES) $(VENV)/.torch
+	@echo "Installing Ostro with what its tests need; the first time takes minutes"
+	@$(PIP) -e ".[test]"
+	@touch $@ $(VENV)/.base
