@@ -33,6 +33,7 @@ class Faults:
     token: str | None = None  # answer 401 without it
     refuse: int | None = None  # answer every request with this status
     refuse_times: int = 1_000_000
+    retry_after: int | None = None  # told with a refusal
     redirect: str | None = None  # send file requests to this hub's /cdn
 
 
@@ -211,5 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if status >= 400 and self.fake.faults.retry_after is not None:
+            self.send_header("Retry-After", str(self.fake.faults.retry_after))
         self.end_headers()
         self.wfile.write(body)

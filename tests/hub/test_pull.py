@@ -7,13 +7,16 @@ import shutil
 import threading
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from hub.fake_hub import FakeHub, Faults
 from hub.pulling import REPO, SHARD_1, SHARD_2, SIZE, Watch, pull
 from ostro.core.errors import DigestMismatchError, HubError, ModelNotFoundError
+from ostro.weights.hub.endpoint import Endpoint, new_client
 from ostro.weights.hub.pull import PullResult
-from ostro.weights.manifest import read_manifest
+from ostro.weights.hub.transfer import Fetcher, Patience
+from ostro.weights.manifest import MANIFEST, read_manifest
 from ostro.weights.resolve import resolve_model
 
 
@@ -135,23 +138,74 @@ def test_wrong_bytes_are_removed_and_both_digests_told(repo: Path, home: Path, n
 
 
 def test_an_overloaded_hub_is_asked_again(repo: Path) -> None:
-    with FakeHub({REPO: repo}) as hub:
-        hub.listing(REPO)
-        watch = Watch()
-        pull(hub, watch=watch)
+    faults = Faults(refuse=503, refuse_times=2)
+    with FakeHub({REPO: repo}, faults) as hub:
+        assert pull(hub).transferred > 0
         shutil.rmtree(resolve_model(REPO))
-        hub.faults.only = ""
-        hub.faults.refuse, hub.faults.refuse_times = 503, 0
-        original = watch.say
+        watch = Watch()
+        tell = watch.say
 
-        def refuse_once(line: str) -> None:
-            original(line)
-            if line.startswith("Chose"):
-                hub.faults.refuse_times = 2
+        def refuse_once_the_listing_is_there(line: str) -> None:
+            tell(line)
+            faults.refuse_times = 2 if line.startswith("Chose") else faults.refuse_times
 
-        watch.say = refuse_once  # type: ignore[method-assign]
+        watch.say = refuse_once_the_listing_is_there  # type: ignore[method-assign]
         assert pull(hub, watch=watch).transferred > 0
     assert watch.text.count("answered 503") == 2
+
+
+def test_a_wait_that_the_hub_asks_for_is_kept_within_bounds(repo: Path, tmp_path: Path) -> None:
+    waits: list[float] = []
+    with FakeHub({REPO: repo}) as hub, new_client() as client:
+        endpoint = Endpoint(hub.url)
+        listing = endpoint.listing(client, REPO, "main")
+        fetcher = Fetcher(client, listing, (endpoint,), tmp_path, Watch(), Patience(backoff_s=0.5), waits.append)
+        hub.faults.refuse, hub.faults.retry_after = 429, 7
+        config = listing.file("config.json")
+        assert config is not None
+        with pytest.raises(HubError, match="Gave up after 5 attempts"):
+            fetcher.fetch(config)
+        assert waits == [7, 7, 7, 7]
+        waits.clear()
+        hub.faults.retry_after = 9999
+        with pytest.raises(HubError, match="Gave up"):
+            fetcher.fetch(config)
+        assert waits == [30, 30, 30, 30]
+        waits.clear()
+        hub.faults.retry_after = None
+        with pytest.raises(HubError, match="Gave up"):
+            fetcher.fetch(config)
+        assert waits == [0.5, 1, 2, 4]
+
+
+def test_redirects_in_a_circle_end(repo: Path) -> None:
+    with FakeHub({REPO: repo}, Faults(refuse=302)) as hub, pytest.raises(HubError, match="redirects without end"):
+        pull(hub)
+
+
+@pytest.mark.parametrize("target", ["http://hub.example/x", "file:///etc/passwd"])
+def test_a_redirect_never_leaves_https(target: str) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(302, headers={"Location": target})
+
+    with (
+        httpx2.Client(transport=httpx2.MockTransport(answer)) as client,
+        pytest.raises(HubError, match=r"from https to .* refused"),
+    ):
+        Endpoint("https://hub.example").listing(client, REPO, "main")
+
+
+def test_parts_of_another_commit_are_cleared_away(repo: Path, home: Path) -> None:
+    faults = Faults(break_after=0, only=SHARD_2)
+    with FakeHub({REPO: repo}, faults) as hub:
+        with pytest.raises(HubError, match="Gave up"):
+            pull(hub)
+        staging = home / "models" / ".mistralai--Mistral-7B-v0.3.pulling"
+        (staging / f"{SHARD_2}.0123456789abcdef.part").write_bytes(b"of another commit")
+        (staging / "stale.json").write_bytes(b"{}")
+        faults.breaks = 0
+        result = pull(hub)
+    assert {path.name for path in result.path.iterdir()} == {f.path for f in result.manifest.files} | {MANIFEST}
 
 
 def test_a_gated_model_tells_what_to_do(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

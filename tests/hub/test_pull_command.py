@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import subprocess
 import sys
@@ -98,6 +99,24 @@ def test_an_interrupt_ends_a_pull_with_130_and_one_line(big: Path, home: Path) -
     assert process.returncode == 130
     assert told.splitlines()[-1] == "interrupted"
     assert "Traceback" not in told
+
+
+def test_a_terminal_gets_a_progress_bar(repo: Path, home: Path) -> None:
+    with FakeHub({REPO: repo}, Faults(chunk_delay_s=0.03)) as hub:
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(command(hub, home, "pull", REPO), stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        except OSError:  # the way Linux says that the other end is closed
+            pass
+        os.close(ours)
+        assert process.wait(timeout=30) == 0
+    assert b"pulling" in shown
+    assert "━".encode() in shown
+    assert b"MB" in shown
 
 
 def test_mistral_cli_download_is_the_same_thing(repo: Path, home: Path, tmp_path: Path) -> None:

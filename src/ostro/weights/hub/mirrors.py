@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from ostro.core.errors import HubError
-from ostro.weights.hub.endpoint import Endpoint, RefusedError, new_client
+from ostro.weights.hub.endpoint import Endpoint, RefusedError, UnavailableError, new_client
 from ostro.weights.hub.listing import Listing
 
 # Once one endpoint has answered, the others get this long (or twice that answer's time) to be compared with it.
@@ -33,16 +33,24 @@ class _Answer:
     error: HubError | None = None
 
 
-def find_sources(endpoints: tuple[Endpoint, ...], repo: str, revision: str) -> Sources:
+def find_sources(
+    endpoints: tuple[Endpoint, ...], repo: str, revision: str, attempts: int = 3, backoff_s: float = 0.5
+) -> Sources:
     """Probe every endpoint for `repo` and order those that have it.
 
     The first endpoint is the configured hub: where it answers, its commit and digests are the ones that count;
     otherwise those of the quickest mirror. An endpoint that shows another commit, or other digests for the same
     commit, is left out. One that has not answered yet stays as the last resort: digests are checked anyway.
+    Where none can answer now, all are asked again, `attempts` times in all, after backoff_s and twice that and so on.
     Raises the hub's own error when no endpoint has the repository.
     """
-    answers, waiting = _ask_all(endpoints, repo, revision)
-    good = [answer for answer in answers if answer.listing is not None]
+    for attempt in range(attempts):
+        answers, waiting = _ask_all(endpoints, repo, revision)
+        good = [answer for answer in answers if answer.listing is not None]
+        if good or not any(isinstance(answer.error, UnavailableError) for answer in answers):
+            break
+        if attempt + 1 < attempts:
+            time.sleep(backoff_s * 2**attempt)
     if not good:
         raise _nobody_has_it(answers, endpoints, repo)
     trusted = next((answer for answer in good if answer.endpoint == endpoints[0]), good[0])

@@ -108,7 +108,8 @@ def _only_one(target: Path, progress: Progress) -> Iterator[None]:
 
 def _sources(request: PullRequest, repo: str, revision: str, target: Path, done: Manifest | None) -> Sources:
     try:
-        return find_sources(configured_endpoints(request.mirrors), repo, revision)
+        endpoints = configured_endpoints(request.mirrors)
+        return find_sources(endpoints, repo, revision, backoff_s=request.patience.backoff_s)
     except HubError as error:
         if done is None:
             raise
