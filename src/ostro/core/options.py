@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -55,6 +55,13 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         if self.speculate < 0 or self.speculate > 16:
             raise ConfigError(f"speculate must be between 0 and 16, not {self.speculate}.", param="speculate")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, not {self.threads}.", param="threads")
+        for field, allowed in (("device", get_args(Device)), ("dtype", get_args(DType))):
+            if getattr(self, field) not in allowed:
+                raise ConfigError(
+                    f"{field} must be one of {', '.join(allowed)}, not {getattr(self, field)!r}.", param=field
+                )
         if self.max_model_len is not None and self.max_model_len < 2:
             raise ConfigError("max_model_len must be at least 2.", param="max_model_len")
         if self.ageing_s <= 0:

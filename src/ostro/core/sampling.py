@@ -16,6 +16,8 @@ MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 SEED_BOUND = 2**63
+# Counts and token ids stay within what every tensor and message type holds.
+MAX_COUNT = 2**31 - 1
 INT_BOUND = 2**31  # no count and no token id reaches it; larger ones would not cross a wire
 
 
@@ -60,8 +62,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
-            _check_int("max_tokens", self.max_tokens, 1, None)
-        _check_int("min_tokens", self.min_tokens, 0, None)
+            _check_int("max_tokens", self.max_tokens, 1, MAX_COUNT)
+        _check_int("min_tokens", self.min_tokens, 0, MAX_COUNT)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(
                 f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}.", param="min_tokens"
@@ -70,7 +72,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         _check_real("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
             raise InvalidRequestError("top_p must be above 0; for greedy use temperature=0.", param="top_p")
-        _check_int("top_k", self.top_k, 0, None)
+        _check_int("top_k", self.top_k, 0, MAX_COUNT)
         _check_real("min_p", self.min_p, 0.0, 1.0)
         _check_real("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_real("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
@@ -101,13 +103,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"At most {MAX_STOP_TOKEN_IDS} stop_token_ids are allowed.", param="stop_token_ids"
             )
         for token in self.stop_token_ids:
-            _check_int("stop_token_ids", token, 0, None)
+            _check_int("stop_token_ids", token, 0, MAX_COUNT)
 
     def _check_logit_bias(self) -> None:
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
             raise InvalidRequestError(f"logit_bias holds at most {MAX_LOGIT_BIAS} tokens.", param="logit_bias")
         for token, bias in self.logit_bias.items():
-            _check_int("logit_bias", token, 0, None)
+            _check_int("logit_bias", token, 0, MAX_COUNT)
             _check_real("logit_bias", bias, -100.0, 100.0)
 
     @property
@@ -120,7 +122,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
 
-def _check_int(name: str, value: object, low: int, high: int | None) -> None:
+def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequestError(f"{name} must be a whole number, not {value!r}.", param=name)
     most = INT_BOUND - 1 if high is None else high

@@ -14,6 +14,8 @@ from ostro.engine.randomness import uniform
 # How many of the best tokens are looked at first where top-p or min-p may cut: nearly always enough, and far
 # cheaper than sorting a vocabulary. Where it is not enough, more are taken until it is.
 FIRST_CANDIDATES = 128
+# Below this a temperature is greedy in all but name, and dividing by it would overflow float32.
+COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def draw(logits_RV: torch.Tensor, rows: list[SampleRow]) -> list[int]:
 
     Token order, not probability order, so that a rounding difference between two batches cannot reorder the CDF.
     """
-    temperatures = torch.tensor([row.params.temperature for row in rows], device=logits_RV.device)
+    temperatures = torch.tensor([max(row.params.temperature, COLDEST) for row in rows], device=logits_RV.device)
     probs_RV = torch.softmax(logits_RV / temperatures[:, None], dim=-1)
     draws = torch.tensor(
         [uniform(row.seed, row.position) for row in rows], dtype=torch.float64, device=logits_RV.device
@@ -95,41 +97,48 @@ def draw(logits_RV: torch.Tensor, rows: list[SampleRow]) -> list[int]:
         return _invert(probs_RV, draws).tolist()
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits_RV.device)
     tokens[cut] = _draw_cut(probs_RV[cut], draws[cut], [rows[i].params for i in cut])
-    whole = [i for i in range(len(rows)) if i not in set(cut)]
+    whole = sorted(set(range(len(rows))) - set(cut))
     if whole:
         tokens[whole] = _invert(probs_RV[whole], draws[whole])
     return tokens.tolist()
 
 
 def _draw_cut(probs_RV: torch.Tensor, draws_R: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
-    best_RC, ids_RC = _candidates(probs_RV, params)
-    kept_RC = torch.where(_keep(best_RC, params), best_RC, 0.0)
+    kept_RC, ids_RC = _kept(probs_RV, params)
     ids_RC, order_RC = ids_RC.sort(dim=-1)
     index_R = _invert(kept_RC.gather(-1, order_RC), draws_R)
     return ids_RC.gather(-1, index_R[:, None])[:, 0]
 
 
-def _candidates(probs_RV: torch.Tensor, params: list[SamplingParams]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best tokens of each row, best first, enough of them that no filter would keep one that is left out."""
+def _kept(probs_RV: torch.Tensor, params: list[SamplingParams]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best tokens of each row, best first, and their probabilities, 0 for those that a filter drops.
+
+    Every filter keeps a prefix of the order by probability. The candidates are enough once the last one kept is
+    strictly likelier than the last candidate: then everything as likely as it is among them, and ties are broken by
+    token id, not by what else is in the batch.
+    """
     vocabulary = probs_RV.shape[-1]
-    count = min(vocabulary, max(FIRST_CANDIDATES, *(p.top_k for p in params), 0))
+    count = min(vocabulary, max(FIRST_CANDIDATES, *(2 * p.top_k for p in params), 0))
     while True:
-        best_RC, ids_RC = probs_RV.topk(count, dim=-1)
-        if count == vocabulary:
-            return best_RC, ids_RC
-        mass = best_RC.double().sum(-1).tolist()
-        first, last = best_RC[:, 0].tolist(), best_RC[:, -1].tolist()
-        if all(
-            0 < p.top_k <= count or mass[i] >= p.top_p or last[i] < p.min_p * first[i] for i, p in enumerate(params)
-        ):
-            return best_RC, ids_RC
+        best_RC, ids_RC = _best(probs_RV, count)
+        keep_RC = _keep(best_RC, params)
+        last_R1 = keep_RC.sum(-1, keepdim=True) - 1
+        if count == vocabulary or bool((best_RC.gather(-1, last_R1) > best_RC[:, -1:]).all()):
+            return torch.where(keep_RC, best_RC, 0.0), ids_RC
         count = min(vocabulary, count * 8)
+
+
+def _best(probs_RV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` best of each row, best first; of equals the lower id first (topk alone leaves that open)."""
+    ids_RC = probs_RV.topk(count, dim=-1).indices.sort(dim=-1).values
+    best_RC, order_RC = probs_RV.gather(-1, ids_RC).sort(dim=-1, descending=True, stable=True)
+    return best_RC, ids_RC.gather(-1, order_RC)
 
 
 def _keep(best_RC: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
     """Which candidates, best first, pass top-k, top-p and min-p. The best one always does."""
     device, count = best_RC.device, best_RC.shape[-1]
-    top_k = torch.tensor([p.top_k or count for p in params], device=device)[:, None]
+    top_k = torch.tensor([min(p.top_k or count, count) for p in params], device=device)[:, None]
     top_p = torch.tensor([p.top_p for p in params], device=device, dtype=torch.float64)[:, None]
     min_p = torch.tensor([p.min_p for p in params], device=device)[:, None]
     wide_RC = best_RC.double()
@@ -145,8 +154,11 @@ def _keep(best_RC: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
 def _invert(weights_RC: torch.Tensor, draws_R: torch.Tensor) -> torch.Tensor:
     """The first index whose cumulative weight exceeds draw * total: never one of weight zero."""
     cumulative_RC = weights_RC.cumsum(-1, dtype=torch.float64)
-    target_R1 = (draws_R * cumulative_RC[:, -1])[:, None]
-    return torch.searchsorted(cumulative_RC, target_R1, right=True)[:, 0].clamp_(max=weights_RC.shape[-1] - 1)
+    total_R = cumulative_RC[:, -1]
+    # A draw just below 1 times the total may round up to the total, which nothing exceeds.
+    target_R = torch.minimum(draws_R * total_R, torch.nextafter(total_R, torch.zeros_like(total_R)))
+    index_R = torch.searchsorted(cumulative_RC, target_R[:, None], right=True)[:, 0]
+    return index_R.clamp_(max=weights_RC.shape[-1] - 1)  # Only a row that is not a distribution (NaN) gets there.
 
 
 def raw_logprobs(logits_RV: torch.Tensor, tokens: list[int], rows: list[SampleRow]) -> list[TokenLogprobs]:

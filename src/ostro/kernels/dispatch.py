@@ -30,9 +30,17 @@ NATIVE_DTYPES: dict[torch.dtype, Any] = (
 OPS = ("rms_norm", "silu_mul", "rope_write", "paged_attention")
 
 
-def use_native(x: torch.Tensor) -> bool:
-    """Whether native code may take `x`: on the CPU, float32 or bfloat16, and no gradient is recorded."""
-    return x.is_cpu and x.dtype in NATIVE_DTYPES and not torch.is_grad_enabled()
+def use_native(x: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether native code may take `x`: on the CPU, float32 or bfloat16, and no gradient is recorded.
+
+    others: what it reads and writes by address as x's type; another type is the reference's business.
+    """
+    return (
+        x.is_cpu
+        and x.dtype in NATIVE_DTYPES
+        and not torch.is_grad_enabled()
+        and all(other.dtype == x.dtype for other in others)
+    )
 
 
 def describe() -> list[dict[str, str]]:

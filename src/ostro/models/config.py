@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ostro.core.errors import ConfigError
@@ -23,6 +24,11 @@ class YarnConfig:
     attention_factor: float | None = None
     truncate: bool = True
 
+    def __post_init__(self) -> None:
+        for field in ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"):
+            if not (math.isfinite(getattr(self, field)) and getattr(self, field) > 0):
+                raise ConfigError(f"{field} must be above 0, not {getattr(self, field):g}.", param=field)
+
 
 @dataclass(frozen=True)
 class QueryScaling:
@@ -30,6 +36,14 @@ class QueryScaling:
 
     beta: float
     original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        if self.original_max_position_embeddings < 1:
+            raise ConfigError(
+                "The original_max_position_embeddings of query scaling must be at least 1, not "
+                f"{self.original_max_position_embeddings}.",
+                param="original_max_position_embeddings",
+            )
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,9 @@ class DecoderConfig:
         ):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}.", param=field)
+        for field in ("rms_norm_eps", "rope_theta"):
+            if not (math.isfinite(getattr(self, field)) and getattr(self, field) > 0):
+                raise ConfigError(f"{field} must be above 0, not {getattr(self, field):g}.", param=field)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}.",

@@ -73,6 +73,35 @@ class ConfigReader:
             raise ConfigError(f"{self._where}: '{key}' must be a number, not {value!r}.", param=key)
         return float(value)
 
+    def optional_real(self, key: str) -> float | None:
+        """The number, or None where it is absent or null."""
+        return None if self._values.get(key) is None else self.real(key)
+
+    def window(self, key: str = "sliding_window") -> int:
+        """A sliding window; 0 where it is absent or null."""
+        return check_window(self.optional(key), self._where)
+
+    def flag(self, key: str) -> bool | None:
+        """True or false, or None where it is absent or null."""
+        value = self._values.pop(key, None)
+        if value is not None and not isinstance(value, bool):
+            raise ConfigError(f"{self._where}: '{key}' must be true or false, not {value!r}.", param=key)
+        return value
+
+    def section(self, key: str) -> Mapping[str, Any] | None:
+        """A JSON object inside this one, or None where it is absent or null."""
+        value = self._values.pop(key, None)
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigError(f"{self._where}: '{key}' must be a JSON object, not {value!r}.", param=key)
+        return value
+
+    def words(self, key: str) -> list[str] | None:
+        """A list of strings, or None where it is absent or null."""
+        value = self._values.pop(key, None)
+        if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise ConfigError(f"{self._where}: '{key}' must be a list of strings, not {value!r}.", param=key)
+        return value
+
     def optional(self, key: str) -> Any:
         """The value, or None where it is absent or null."""
         return self._values.pop(key, None)
@@ -109,12 +138,23 @@ class ConfigReader:
         return value
 
 
+def check_window(value: object, where: str) -> int:
+    """A sliding window as JSON gives it: null (0 here) or a positive whole number."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(
+            f"{where}: 'sliding_window' must be null or a positive whole number, not {value!r}.", param="sliding_window"
+        )
+    return value
+
+
 def read_rope(reader: ConfigReader, default_theta: float) -> tuple[float, YarnConfig | None, QueryScaling | None]:
     """Read `rope_theta` and `rope_scaling` of older HF configs, or `rope_parameters` of newer ones."""
     theta = reader.real("rope_theta", default_theta)
-    scaling = reader.optional("rope_scaling")
-    parameters = reader.optional("rope_parameters") or scaling
-    if parameters is None:
+    scaling = reader.section("rope_scaling")
+    parameters = reader.section("rope_parameters") or scaling
+    if not parameters:
         return theta, None, None
     rope = ConfigReader(parameters, "rope_parameters")
     theta = rope.real("rope_theta", theta)
@@ -129,19 +169,19 @@ def read_rope(reader: ConfigReader, default_theta: float) -> tuple[float, YarnCo
             f"rope_parameters: type {kind!r} is not supported; 'default' and 'yarn' are.", param="rope_type"
         )
     original = rope.integer("original_max_position_embeddings")
-    beta = rope.optional("llama_4_scaling_beta")
+    beta = rope.optional_real("llama_4_scaling_beta")
     yarn = YarnConfig(
         factor=rope.real("factor"),
         original_max_position_embeddings=original,
         beta_fast=rope.real("beta_fast", 32.0),
         beta_slow=rope.real("beta_slow", 1.0),
-        mscale=rope.optional("mscale"),
-        mscale_all_dim=rope.optional("mscale_all_dim"),
-        attention_factor=rope.optional("attention_factor"),
-        truncate=rope.optional("truncate") is not False,
+        mscale=rope.optional_real("mscale"),
+        mscale_all_dim=rope.optional_real("mscale_all_dim"),
+        attention_factor=rope.optional_real("attention_factor"),
+        truncate=rope.flag("truncate") is not False,
     )
     rope.finish()
-    return theta, yarn, QueryScaling(float(beta), original) if beta else None
+    return theta, yarn, QueryScaling(beta, original) if beta else None
 
 
 def read_eos(values: Mapping[str, Any]) -> tuple[int, ...]:
@@ -149,7 +189,10 @@ def read_eos(values: Mapping[str, Any]) -> tuple[int, ...]:
     eos = values.get("eos_token_id")
     if eos is None:
         return ()
-    return tuple(eos) if isinstance(eos, list) else (int(eos),)
+    ids = tuple(eos) if isinstance(eos, list) else (eos,)
+    if any(type(token) is not int for token in ids):
+        raise ConfigError(f"'eos_token_id' must be a token id or a list of them, not {eos!r}.", param="eos_token_id")
+    return ids
 
 
 def read_dtype(values: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig, QueryScaling, YarnConfig
-from ostro.models.json_config import ConfigReader
+from ostro.models.json_config import ConfigReader, check_window
 from ostro.models.names import NamesTable, native_names
 
 # params.json of the first models says nothing of the context; this is what they were trained for.
@@ -26,9 +26,9 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     reader.expect("causal", True)
     reader.expect("use_biases", False, None)
     theta = reader.real("rope_theta", 10_000.0)
-    yarn = _yarn(reader.optional("yarn"))
-    scaling = reader.optional("llama_4_scaling")
-    context = reader.optional("max_position_embeddings") or reader.optional("max_seq_len")
+    yarn = _yarn(reader.section("yarn"))
+    scaling = _query_scaling(reader.section("llama_4_scaling"))
+    context = reader.integer("max_position_embeddings", reader.integer("max_seq_len", DEFAULT_CONTEXT))
     reader.ignore(
         (
             "max_seq_len",
@@ -55,13 +55,11 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
         head_dim=reader.integer("head_dim", dim // heads),
         rms_norm_eps=reader.real("norm_eps", 1e-5),
         rope_theta=theta,
-        max_position_embeddings=int(context or DEFAULT_CONTEXT),
+        max_position_embeddings=context,
         windows=_windows(reader.optional("sliding_window"), layers),
-        tie_word_embeddings=reader.optional("tied_embeddings"),
+        tie_word_embeddings=reader.flag("tied_embeddings"),
         yarn=yarn,
-        query_scaling=QueryScaling(float(scaling["beta"]), int(scaling["original_max_position_embeddings"]))
-        if scaling
-        else None,
+        query_scaling=scaling,
     )
     reader.finish()
     return config
@@ -76,22 +74,31 @@ def _yarn(values: Mapping[str, Any] | None) -> YarnConfig | None:
         original_max_position_embeddings=reader.integer("original_max_position_embeddings"),
         beta_fast=reader.real("beta", 32.0),
         beta_slow=reader.real("alpha", 1.0),
-        attention_factor=None if reader.optional("apply_scale") else 1.0,
+        attention_factor=None if reader.flag("apply_scale") else 1.0,
     )
     reader.finish()
     return yarn
 
 
-def _windows(value: int | list[int | None] | None, layers: int) -> tuple[int, ...]:
+def _query_scaling(values: Mapping[str, Any] | None) -> QueryScaling | None:
+    if not values:
+        return None
+    reader = ConfigReader(values, "params.json: llama_4_scaling")
+    scaling = QueryScaling(reader.real("beta"), reader.integer("original_max_position_embeddings"))
+    reader.finish()
+    return scaling
+
+
+def _windows(value: object, layers: int) -> tuple[int, ...]:
     """One window for all layers, or a list: one entry a layer, or a pattern that repeats."""
     if not isinstance(value, list):
-        return (value or 0,) * layers
+        return (check_window(value, "params.json"),) * layers
     if not value or layers % len(value):
         raise ConfigError(
             f"params.json: sliding_window has {len(value)} entries, which do not divide {layers} layers.",
             param="sliding_window",
         )
-    return tuple(window or 0 for window in value) * (layers // len(value))
+    return tuple(check_window(window, "params.json") for window in value) * (layers // len(value))
 
 
 def names(config: DecoderConfig) -> NamesTable:

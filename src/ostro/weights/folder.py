@@ -56,12 +56,12 @@ def _hf_files(path: Path) -> tuple[Path, ...]:
     if not index.is_file():
         return tuple(sorted(set(path.glob("model*.safetensors"))))
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index} has no 'weight_map'; download it again.")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index} has no 'weight_map' of tensor names to file names; download it again.")
     files = []
     for name in sorted(set(weight_map.values())):
-        file = path / str(name)
-        if Path(str(name)).name != str(name):
+        file = path / name
+        if file.name != name:
             raise CheckpointError(f"{index} names the file {name!r}, which is not a plain file name.")
         if not file.is_file():
             raise CheckpointError(f"{path} lacks {name}, which its index names; download the missing shard.")
@@ -86,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ConfigError where it is not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a JSON object.")

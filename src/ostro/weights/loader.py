@@ -52,8 +52,9 @@ def load_model(
             config = dataclasses.replace(config, tie_word_embeddings=table.head not in sources)
         with torch.device("meta"):
             model = folder.architecture.model(config)
+        # The type first: on the meta device that costs nothing, afterwards it would be a second copy of the model.
+        model.to(dtype or _checkpoint_dtype(folder, table, sources))
         model.to_empty(device=device)
-        model.to(dtype or _checkpoint_dtype(sources))
         model.requires_grad_(False)
         _fill(model, table, sources, folder, progress)
     return model.eval()
@@ -76,13 +77,21 @@ def _choose_names(folder: CheckpointFolder, sources: dict[str, _Source]) -> Name
     return max(tables, key=lambda table: sum(binding.source in sources for binding in table.bindings))
 
 
-def _checkpoint_dtype(sources: dict[str, _Source]) -> torch.dtype:
-    """The type most of the weights' elements have."""
+def _checkpoint_dtype(folder: CheckpointFolder, table: NamesTable, sources: dict[str, _Source]) -> torch.dtype:
+    """The type most of the weights' elements have; FP8 becomes bfloat16."""
     counts: dict[torch.dtype, int] = {}
-    for source in sources.values():
-        counts[source.entry.dtype] = counts.get(source.entry.dtype, 0) + source.entry.size
-    dtype = max(counts, key=lambda key: counts[key])
-    return torch.bfloat16 if dtype in FP8 else dtype
+    for binding in table.bindings:
+        if binding.source in sources:
+            entry = sources[binding.source].entry
+            dtype = torch.bfloat16 if entry.dtype in FP8 else entry.dtype
+            counts[dtype] = counts.get(dtype, 0) + entry.size
+    floating = {dtype: count for dtype, count in counts.items() if dtype.is_floating_point}
+    if not floating:
+        raise CheckpointError(
+            f"{folder.path} holds none of the model's weights as numbers that can be loaded (looked for "
+            f"'{table.bindings[0].source}' and others); it is empty, of another architecture or in a quantised format."
+        )
+    return max(floating, key=lambda key: floating[key])
 
 
 def _fill(
@@ -134,11 +143,18 @@ def _assign(model: Decoder, binding: Binding, source: _Source, sources: dict[str
     target = model.get_submodule(binding.target).part(binding.part)  # type: ignore[operator]  # has part()
     if tuple(target.shape) != source.entry.shape:
         raise CheckpointError(
-            f"{source.file.path.name}: '{binding.source}' has the shape {list(source.entry.shape)}; the config asks for "
-            f"{list(target.shape)}."
+            f"{source.file.path.name}: '{binding.source}' has the shape "
+            f"{list(source.entry.shape)}; the config asks for {list(target.shape)}."
+        )
+    if not source.entry.dtype.is_floating_point:
+        raise CheckpointError(
+            f"{source.file.path.name}: '{binding.source}' holds {_plain(source.entry.dtype)}, a quantised format that "
+            "is not supported; use the checkpoint in bfloat16, float16, float32 or FP8 with per-tensor scales."
         )
     stem = binding.source.removesuffix(".weight")
-    extras = {stem + suffix for suffix in (*WEIGHT_SCALES, *ACTIVATION_SCALES)} & sources.keys()
+    # A scale beside a weight that is not FP8 has no meaning here: it stays unaccounted for, which is an error.
+    suffixes = (*WEIGHT_SCALES, *ACTIVATION_SCALES) if source.entry.dtype in FP8 else ACTIVATION_SCALES
+    extras = {stem + suffix for suffix in suffixes} & sources.keys()
     direct = target.is_cpu and target.dtype == source.entry.dtype and not binding.interleaved_heads
     if direct:
         source.file.read_into(source.entry, target)
@@ -172,6 +188,10 @@ def _dequantise(
     for rows, block in _row_blocks(value):
         out[rows] = block.float() * scale.reshape(())
     return out
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _row_blocks(value: torch.Tensor, rows: int = 1024) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,13 @@ class TensorEntry:
     size: int
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return values
+
+
 class SafetensorsFile:
     """An open file. Raises CheckpointError for anything that is not a whole, well-formed safetensors file."""
 
@@ -77,7 +85,10 @@ class SafetensorsFile:
         assert len(view) == entry.size
         at = 0
         while at < entry.size:
-            count = os.preadv(self._fd, [view[at : at + (1 << 30)]], entry.offset + at)
+            try:
+                count = os.preadv(self._fd, [view[at : at + (1 << 30)]], entry.offset + at)
+            except OSError as error:
+                raise CheckpointError(f"{self.path} cannot be read: {error.strerror}.") from error
             if count == 0:
                 raise CheckpointError(f"{self.path} ended while it was being read; download it again.")
             at += count
@@ -88,25 +99,45 @@ class SafetensorsFile:
         return target
 
     def _read_header(self) -> dict[str, TensorEntry]:
-        size = os.fstat(self._fd).st_size
-        length = int.from_bytes(os.pread(self._fd, 8, 0), "little") if size >= 8 else -1
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise self._broken("it is not a regular file")
+        size = status.st_size
+        if size < 8:
+            raise self._broken(f"it has only {size} bytes")
+        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         if length < 2 or length > MAX_HEADER or 8 + length > size:
             raise self._broken(f"its header would be {length} bytes of a file of {size}")
         try:
-            header = json.loads(os.pread(self._fd, length, 8))
-        except ValueError as error:
+            header = json.loads(os.pread(self._fd, length, 8), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
             raise self._broken(f"its header is not JSON ({error})") from error
         if not isinstance(header, dict):
             raise self._broken("its header is not a JSON object")
         header.pop("__metadata__", None)
-        return {name: self._entry(name, value, 8 + length, size) for name, value in header.items()}
+        entries = {name: self._entry(name, value, 8 + length, size) for name, value in header.items()}
+        self._check_layout(entries, 8 + length, size)
+        return entries
+
+    def _check_layout(self, entries: dict[str, TensorEntry], start: int, file_size: int) -> None:
+        """The format wants the data to be covered exactly: no overlaps, no holes, nothing behind."""
+        at = start
+        for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size)):
+            if entry.offset != at:
+                what = "overlaps the tensor before it" if entry.offset < at else "leaves a hole before it"
+                raise self._broken(f"'{name}' {what}")
+            at += entry.size
+        if at != file_size:
+            raise self._broken(f"its tensors end at byte {at}, but it has {file_size}")
 
     def _entry(self, name: str, value: Any, start: int, file_size: int) -> TensorEntry:
         try:
-            dtype, shape = value["dtype"], tuple(int(n) for n in value["shape"])
-            begin, end = (int(n) for n in value["data_offsets"])
+            dtype, shape = value["dtype"], tuple(value["shape"])
+            begin, end = value["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
             raise self._broken(f"the entry of '{name}' is malformed") from error
+        if not isinstance(dtype, str) or any(type(n) is not int or abs(n) >= 2**63 for n in (*shape, begin, end)):
+            raise self._broken(f"the entry of '{name}' is malformed")
         if dtype not in DTYPES:
             raise CheckpointError(f"{self.path}: '{name}' has the type {dtype!r}, which is not supported.")
         elements = 1

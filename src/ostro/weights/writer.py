@@ -30,6 +30,7 @@ def hf_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
     assert config.yarn is None
     assert config.query_scaling is None
     assert len(set(config.windows)) == 1
+    eos = config.eos_token_ids or (2,)
     return {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
@@ -47,7 +48,7 @@ def hf_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
         "max_position_embeddings": config.max_position_embeddings,
         "tie_word_embeddings": bool(config.tie_word_embeddings),
         "bos_token_id": 1,
-        "eos_token_id": 2,
+        "eos_token_id": eos[0] if len(eos) == 1 else list(eos),
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
 

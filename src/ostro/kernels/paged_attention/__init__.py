@@ -28,7 +28,9 @@ def paged_attention(
     positions [T] int64, row_sequence [T] int32 (row of the block table), window 0 for full attention.
     Returns [T, H, D], contiguous.
     """
-    if use_native(q_THD) and q_THD.stride(2) == 1 and q_THD.stride(1) == q_THD.shape[2]:
+    if use_native(q_THD, k_cache_SKD, v_cache_SKD) and q_THD.stride(2) == 1 and q_THD.stride(1) == q_THD.shape[2]:
+        assert positions_T.dtype == torch.int64
+        assert block_table_NB.dtype == row_sequence_T.dtype == torch.int32
         out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype)
         rows, heads, head_dim = q_THD.shape
         native.paged_attention(

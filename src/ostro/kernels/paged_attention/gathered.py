@@ -28,6 +28,9 @@ def gathered_attention(
     mask_TC = at_1C <= positions_T[:, None]
     if window:
         mask_TC = mask_TC & (at_1C > positions_T[:, None] - window)
+    # The cache's rows behind a sequence's end are whatever was there before: a weight of zero does not silence a NaN.
+    hidden_T1C1 = ~mask_TC[:, None, :, None]
+    k_TKCD, v_TKCD = k_TKCD.masked_fill(hidden_T1C1, 0), v_TKCD.masked_fill(hidden_T1C1, 0)
     # A group's heads are its query rows: [T, K, G, D] against [T, K, C, D].
     out_TKGD = F.scaled_dot_product_attention(
         q_THD.reshape(rows, kv_heads, heads // kv_heads, head_dim),

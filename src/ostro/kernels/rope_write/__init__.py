@@ -25,7 +25,10 @@ def rope_write(
     a view that may be strided by qkv's row.
     """
     kv_heads, head_dim = k_cache_SKD.shape[1:]
-    if use_native(qkv_TE) and qkv_TE.is_contiguous() and k_cache_SKD.dtype == qkv_TE.dtype:
+    if use_native(qkv_TE, k_cache_SKD, v_cache_SKD) and qkv_TE.is_contiguous():
+        assert slots_T.dtype == torch.int64
+        assert cos_Td.is_contiguous()
+        assert sin_Td.is_contiguous()
         native.rope_write(
             NATIVE_DTYPES[qkv_TE.dtype],
             qkv_TE.data_ptr(),

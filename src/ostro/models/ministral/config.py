@@ -8,16 +8,16 @@ from typing import Any
 from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig
 from ostro.models.json_config import ConfigReader, read_dtype, read_eos, read_rope
-from ostro.models.mistral.config import DEFAULT_THETA, read_shape
+from ostro.models.mistral.config import DEFAULT_THETA, DEFAULTS, read_shape
 
 
 def parse(values: Mapping[str, Any]) -> DecoderConfig:
     """config.json -> DecoderConfig. Raises ConfigError for missing, wrong or unknown keys."""
-    reader = ConfigReader(values, "config.json (ministral)")
+    reader = ConfigReader({**DEFAULTS, **values}, "config.json (ministral)")
     shape = read_shape(reader)
     theta, yarn, query_scaling = read_rope(reader, DEFAULT_THETA)
-    window = reader.optional("sliding_window") or 0
-    kinds = reader.optional("layer_types")
+    window = reader.window()
+    kinds = reader.words("layer_types")
     if kinds is None:
         kinds = ["sliding_attention" if window else "full_attention"] * shape["num_layers"]
     for kind in kinds:

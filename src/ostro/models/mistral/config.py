@@ -9,6 +9,9 @@ from ostro.models.config import DecoderConfig
 from ostro.models.json_config import ConfigReader, read_dtype, read_eos, read_rope
 
 DEFAULT_THETA = 10_000.0
+# What the reference implementation takes for a key that config.json leaves out. A null is not left out: it is
+# "no window".
+DEFAULTS: Mapping[str, Any] = {"sliding_window": 4096, "num_key_value_heads": 8, "rms_norm_eps": 1e-6}
 
 
 def read_shape(reader: ConfigReader) -> dict[str, Any]:
@@ -25,20 +28,20 @@ def read_shape(reader: ConfigReader) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": reader.integer("num_key_value_heads", heads),
         "head_dim": reader.integer("head_dim", hidden // heads),
-        "rms_norm_eps": reader.real("rms_norm_eps", 1e-6),
+        "rms_norm_eps": reader.real("rms_norm_eps"),
         "max_position_embeddings": reader.integer("max_position_embeddings"),
-        "tie_word_embeddings": reader.optional("tie_word_embeddings"),
+        "tie_word_embeddings": reader.flag("tie_word_embeddings"),
     }
 
 
-def parse(values: Mapping[str, Any]) -> DecoderConfig:
+def parse(values: Mapping[str, Any], defaults: Mapping[str, Any] = DEFAULTS) -> DecoderConfig:
     """config.json -> DecoderConfig. Raises ConfigError for missing, wrong or unknown keys."""
-    reader = ConfigReader(values, "config.json (mistral)")
+    reader = ConfigReader({**defaults, **values}, "config.json (mistral)")
     shape = read_shape(reader)
     theta, yarn, query_scaling = read_rope(reader, DEFAULT_THETA)
-    window = reader.optional("sliding_window") or 0
+    window = reader.window()
     # Present in some checkpoints as an echo of sliding_window; what it may say is checked.
-    for kind in set(reader.optional("layer_types") or ()):
+    for kind in set(reader.words("layer_types") or ()):
         ConfigReader({"layer_types": kind}, "config.json (mistral)").expect(
             "layer_types", "sliding_attention" if window else "full_attention"
         )

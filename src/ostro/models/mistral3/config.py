@@ -25,10 +25,10 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     default (tied) is wrong for published checkpoints.
     """
     reader = ConfigReader(values, "config.json (mistral3)")
-    text = reader.optional("text_config")
-    if not isinstance(text, Mapping):
+    text = reader.section("text_config")
+    if text is None:
         raise ConfigError("config.json (mistral3): the required key 'text_config' is missing.", param="text_config")
-    tied = reader.optional("tie_word_embeddings")
+    tied = reader.flag("tie_word_embeddings")
     reader.ignore(
         (
             "vision_config",
