@@ -17,7 +17,7 @@ from ostro.kernels.linear import reference
 
 def _find_onednn() -> Callable[..., Any] | None:
     """The operator, if this PyTorch has it and a trial product is right."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch has no hints here
         return None
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if operator is None:

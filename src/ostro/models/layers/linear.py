@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -27,7 +26,7 @@ class Linear(nn.Module):
         for name, size in sizes.items():
             starts[name] = (at, at + size)
             at += size
-        self.slices = MappingProxyType(starts)
+        self.slices = starts
         self.format = FORMATS[weight_format]
         self.format.create(self, self.out_features, in_features)
 

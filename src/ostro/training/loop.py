@@ -1,0 +1,146 @@
+"""The training loop: deterministic, resumable, watched."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from ostro.models.layers.decoder import Decoder
+from ostro.training.batches import Batches
+from ostro.training.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from ostro.training.objective import next_token_loss
+from ostro.training.recipe import OptimiserRecipe
+
+Watch = Callable[[int, dict[str, float]], None]
+
+
+class Trainer:
+    """Trains `model` and keeps an exponential moving average of its weights, which is what the run is for.
+
+    Randomness of a step (its batch, its dropout) is a function of (seed, step), so that stopping and resuming gives
+    the weights that an unbroken run gives.
+    """
+
+    def __init__(
+        self, model: Decoder, batches: Batches, recipe: OptimiserRecipe, *, seed: int, folder: Path, fingerprint: str
+    ) -> None:
+        self.model = model
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.step = 0
+        self._batches = batches
+        self._recipe = recipe
+        self._seed = seed
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._optimiser = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.rate, betas=(0.9, 0.98))
+
+    def resume(self) -> bool:
+        """Go on where a run in this folder was broken off; False if there is none. Raises TrainingError."""
+        found = load_state(self._folder, self._fingerprint)
+        if found is None:
+            return False
+        self.step, tensors = found
+        self.model.load_state_dict(_under("model.", tensors))
+        self.average.load_state_dict(_under("average.", tensors))
+        restore_optimiser(self._optimiser, tensors)
+        return True
+
+    def save(self) -> None:
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        tensors |= dict(optimiser_tensors(self._optimiser))
+        save_state(self._folder, self.step, self._fingerprint, tensors)
+
+    def run(self, *, until: int | None = None, watch: Watch, evaluate: Callable[[Decoder], dict[str, float]]) -> None:
+        """Train to `until` (default: the recipe's last step), telling `watch` the figures of every step."""
+        last = self._recipe.steps if until is None else until
+        while self.step < last:
+            started = time.perf_counter()
+            figures = self._train_step()
+            figures["seconds"] = time.perf_counter() - started
+            if self.step % self._recipe.evaluate_every == 0 or self.step == self._recipe.steps:
+                figures |= evaluate(self.average)
+            if self.step % self._recipe.save_every == 0 or self.step == last:
+                self.save()
+            watch(self.step, figures)
+
+    def _train_step(self) -> dict[str, float]:
+        recipe = self._recipe
+        torch.manual_seed(_step_seed(self._seed, self.step))
+        rate = learning_rate(recipe, self.step)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        with _precision(recipe.precision):
+            loss = next_token_loss(
+                self.model,
+                self._batches.batch(self.step),
+                dropout=recipe.dropout,
+                label_smoothing=recipe.label_smoothing,
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints here
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self._optimiser.step()
+        self.step += 1
+        self._update_average()
+        return {"loss": loss.item(), "rate": rate, "norm": norm.item()}
+
+    def _update_average(self) -> None:
+        # Short memory at first, so that the random start is forgotten.
+        decay = min(self._recipe.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+
+
+def learning_rate(recipe: OptimiserRecipe, step: int) -> float:
+    """Linear warm-up, then a cosine down to `final_rate` of the peak."""
+    if step < recipe.warmup:
+        return recipe.rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.rate * (recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def initialise(model: Decoder, seed: int) -> None:
+    """Normal weights of scale 0.02, smaller where a branch adds to the residual stream (GPT-2); norms are 1."""
+    torch.manual_seed(seed)
+    residual = 0.02 / math.sqrt(2 * model.config.num_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                last = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+                parameter.normal_(std=residual if last else 0.02)
+
+
+def append_log(path: Path, step: int, figures: dict[str, float]) -> None:
+    """One JSON object a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **figures}) + "\n")
+
+
+def _groups(model: Decoder, decay: float) -> list[dict[str, object]]:
+    """Matrices decay; norms do not."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _precision(precision: str) -> AbstractContextManager[object]:
+    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
