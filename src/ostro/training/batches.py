@@ -11,18 +11,19 @@ from ostro.training.conversations import Renderer, Row, conversation
 from ostro.training.data import Question
 from ostro.training.recipe import Recipe
 
-# Steps whose questions are sorted by length together.
-WINDOW = 8
-
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of equal length, flattened: inputs, targets and weights [rows * length], positions restart in each row."""
+    """Documents packed into rows of equal length, flattened: everything is [rows * length].
+
+    Positions restart with each document; `segments_T` tells the documents of a row apart (padding is -1).
+    """
 
     inputs_T: torch.Tensor
     targets_T: torch.Tensor
     weights_T: torch.Tensor
     positions_T: torch.Tensor
+    segments_T: torch.Tensor
     rows: int
 
 
@@ -49,37 +50,24 @@ class Batches:
         return self._chat_batch(step - int(step * share), rng)
 
     def _text_batch(self, rng: random.Random) -> Batch:
-        length = self._recipe.data.text_length
+        length = self._recipe.data.row_length
         rows = []
         for _ in range(max(1, self._recipe.train.tokens // length)):
             at = rng.randrange(max(1, len(self._text) - length))
             row = self._renderer.start()
             row.add(self._text[at : at + length], 1.0)
             rows.append(row)
-        return collate(rows, self._renderer.special.pad)
+        return pack(rows, self._renderer.special.pad, length)
 
     def _chat_batch(self, step: int, rng: random.Random) -> Batch:
-        """Conversations of one number of turns over questions of similar length, so that little is padding."""
         data = self._recipe.data
-        turns = 1 if rng.random() < 0.4 else rng.randint(2, data.turns)
-        drawn = self._similar(step)
-        rng.shuffle(drawn)
-        rows = [
-            conversation(self._renderer, drawn[at : at + turns], data, self._recipe.train.question_loss, rng)
-            for at in range(0, len(drawn), turns)
-        ]
-        return collate(rows, self._renderer.special.pad)
-
-    def _similar(self, step: int) -> list[Question]:
-        """This step's share of a window of the epoch's order that is sorted by length."""
-        window, part = divmod(step, WINDOW)
-        size = WINDOW * self._per_step
-        drawn = [self._question(window * size + index) for index in range(size)]
-        drawn.sort(key=lambda question: (len(question.text), question.text))
-        parts = list(range(WINDOW))
-        random.Random(f"{self._recipe.seed}/window/{window}").shuffle(parts)
-        start = parts[part] * self._per_step
-        return drawn[start : start + self._per_step]
+        drawn = [self._question(step * self._per_step + index) for index in range(self._per_step)]
+        rows: list[Row] = []
+        while drawn:
+            turns = 1 if rng.random() < 0.5 else rng.randint(2, data.turns)
+            rows.append(conversation(self._renderer, drawn[:turns], data, self._recipe.train.question_loss, rng))
+            drawn = drawn[turns:]
+        return pack(rows, self._renderer.special.pad, data.row_length)
 
     def _question(self, index: int) -> Question:
         epoch, at = divmod(index, len(self._questions))
@@ -90,16 +78,43 @@ class Batches:
         return self._questions[self._order[1][at]]
 
 
-def collate(rows: list[Row], pad: int) -> Batch:
-    """Pad on the right; a token's target is the one after it, with that one's weight."""
-    length = max(len(row.tokens) for row in rows) - 1
-    inputs = torch.full((len(rows), length), pad)
-    targets = torch.full((len(rows), length), pad)
-    weights = torch.zeros((len(rows), length))
-    for index, row in enumerate(rows):
-        count = len(row.tokens) - 1
-        inputs[index, :count] = torch.tensor(row.tokens[:-1])
-        targets[index, :count] = torch.tensor(row.tokens[1:])
-        weights[index, :count] = torch.tensor(row.weights[1:])
-    positions = torch.arange(length).repeat(len(rows))
-    return Batch(inputs.flatten(), targets.flatten(), weights.flatten(), positions, len(rows))
+def pack(rows: list[Row], pad: int, length: int) -> Batch:
+    """Put documents into rows of `length` tokens (or of the longest document), first fit, longest first.
+
+    A token's target is the one after it, with that one's weight; what is left of a row is padding without weight.
+    """
+    rows = sorted((row for row in rows if len(row.tokens) > 1), key=lambda row: -len(row.tokens))
+    length = max(length, len(rows[0].tokens) - 1)
+    bins: list[list[Row]] = []
+    room: list[int] = []
+    for row in rows:
+        size = len(row.tokens) - 1
+        at = next((index for index, left in enumerate(room) if left >= size), None)
+        if at is None:
+            bins.append([])
+            room.append(length)
+            at = len(bins) - 1
+        bins[at].append(row)
+        room[at] -= size
+    return _collate(bins, pad, length)
+
+
+def _collate(bins: list[list[Row]], pad: int, length: int) -> Batch:
+    inputs = torch.full((len(bins), length), pad)
+    targets = torch.full((len(bins), length), pad)
+    weights = torch.zeros((len(bins), length))
+    positions = torch.zeros((len(bins), length), dtype=torch.int64)
+    segments = torch.full((len(bins), length), -1)
+    for index, documents in enumerate(bins):
+        at = 0
+        for document, row in enumerate(documents):
+            part = slice(at, at + len(row.tokens) - 1)
+            inputs[index, part] = torch.tensor(row.tokens[:-1])
+            targets[index, part] = torch.tensor(row.tokens[1:])
+            weights[index, part] = torch.tensor(row.weights[1:])
+            positions[index, part] = torch.arange(len(row.tokens) - 1)
+            segments[index, part] = document
+            at = part.stop
+    return Batch(
+        inputs.flatten(), targets.flatten(), weights.flatten(), positions.flatten(), segments.flatten(), len(bins)
+    )

@@ -7,6 +7,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ostro.core.errors import TrainingError
 
@@ -90,7 +91,7 @@ def split_text(text: str, share: float) -> tuple[str, str]:
     return text[:at], text[at:]
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]  # a text file
+def _open(path: Path) -> IO[str]:
     try:
         return path.open(encoding="utf-8", newline="")
     except OSError as error:

@@ -25,7 +25,7 @@ def next_token_loss(
             f"A batch of {len(batch.weights_T)} tokens has no target: its loss mask is all zero ({shown}…). Check that "
             "the data has answers, and that they are not masked."
         )
-    hidden_TD = model(batch.inputs_T, batch.positions_T, DenseContext(batch.rows, dropout))
+    hidden_TD = model(batch.inputs_T, batch.positions_T, DenseContext(batch.rows, dropout, batch.segments_T))
     logits_NV = model.logits(hidden_TD[counted_N]).float()
     losses_N = F.cross_entropy(logits_NV, batch.targets_T[counted_N], reduction="none", label_smoothing=label_smoothing)
     weights_N = batch.weights_T[counted_N]

@@ -54,7 +54,7 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation: share of each label's examples, and of the text's end, that training never sees.
     text_share: share of steps on plain text. turns: most turns of a conversation. follow_up: probability that a turn
     asks nothing new. system: probability of a system prompt. word_dropout, typos: probability for each word of a
-    question to be left out, or to get a typing error.
+    question to be left out, or to get a typing error. row_length: tokens of a row that documents are packed into.
     """
 
     questions: str
@@ -62,7 +62,7 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     validation: float = 0.1
     text_share: float = 0.2
-    text_length: int = 160
+    row_length: int = 192
     turns: int = 5
     follow_up: float = 0.2
     system: float = 0.2

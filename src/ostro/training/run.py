@@ -83,10 +83,10 @@ def run_recipe(
         return {"accuracy": intent_accuracy(current, prepared.renderer, part)}
 
     trainer.run(watch=record, evaluate=quick)
-    return finish(recipe, prepared, trainer.average, out)
+    return finish(prepared, trainer.average, out)
 
 
-def finish(recipe: Recipe, prepared: Prepared, model: Decoder, out: Path) -> dict[str, float]:
+def finish(prepared: Prepared, model: Decoder, out: Path) -> dict[str, float]:
     """Write the checkpoint in bfloat16 and measure that, not the float32 weights, on all validation data."""
     folder = out / "model"
     save_checkpoint(model, folder, dtype=torch.bfloat16)

@@ -53,11 +53,14 @@ class DenseContext:
 
     batch: rows; the flat batch [T] is their concatenation, T = batch * length.
     dropout: probability on every residual branch.
+    segments_T: ids of the documents that are packed into the rows; a token sees its own document only.
     """
 
-    def __init__(self, batch: int = 1, dropout: float = 0.0) -> None:
+    def __init__(self, batch: int = 1, dropout: float = 0.0, segments_T: torch.Tensor | None = None) -> None:
         self.batch = batch
         self.dropout = dropout
+        self._segments_T = segments_T
+        self._masks: dict[int, torch.Tensor | None] = {}
 
     def attend(self, spec: AttentionSpec, qkv_TE: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         q_THD, k_TKD, v_TKD = reference.split_rotate(qkv_TE, *rotation, spec.heads, spec.kv_heads)
@@ -69,8 +72,7 @@ class DenseContext:
         q_BHSD = rows(q_THD)
         k_BHSD = rows(k_TKD).repeat_interleave(group, dim=1)
         v_BHSD = rows(v_TKD).repeat_interleave(group, dim=1)
-        windowed = 0 < spec.window < length
-        mask = causal_mask(0, length, 0, spec.window, qkv_TE.device) if windowed else None
+        mask = self._mask(length, spec.window, qkv_TE.device)
         out_BHSD = F.scaled_dot_product_attention(
             q_BHSD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=mask is None, scale=spec.scale
         )
@@ -78,3 +80,14 @@ class DenseContext:
 
     def residual(self, branch_TD: torch.Tensor) -> torch.Tensor:
         return F.dropout(branch_TD, self.dropout) if self.dropout else branch_TD
+
+    def _mask(self, length: int, window: int, device: torch.device) -> torch.Tensor | None:
+        """Who sees whom, [S, S] or [B, 1, S, S]; None where plain causal attention is all there is."""
+        if window not in self._masks:
+            mask = causal_mask(0, length, 0, window, device) if 0 < window < length else None
+            if self._segments_T is not None:
+                segments_BS = self._segments_T.view(self.batch, length)
+                same_BSS = segments_BS[:, :, None] == segments_BS[:, None, :]
+                mask = (same_BSS & causal_mask(0, length, 0, window, device))[:, None]
+            self._masks[window] = mask
+        return self._masks[window]
