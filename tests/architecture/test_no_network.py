@@ -78,7 +78,7 @@ def test_the_server_answers(offline: dict[str, str]) -> None:
     server = subprocess.Popen(command, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         body = {"model": "ostro-nano", "messages": [{"role": "user", "content": "Where is my card?"}]}
-        answer = ask_when_ready(f"http://127.0.0.1:{port}", json.dumps(body).encode())
+        answer = ask_when_ready(server, f"http://127.0.0.1:{port}", json.dumps(body).encode())
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -86,13 +86,14 @@ def test_the_server_answers(offline: dict[str, str]) -> None:
     assert blocked(offline) == ""
 
 
-def ask_when_ready(base: str, body: bytes) -> dict:
+def ask_when_ready(server: subprocess.Popen[bytes], base: str, body: bytes) -> dict:
     deadline = time.monotonic() + 90
     while True:
         try:
             urllib.request.urlopen(f"{base}/health/ready", timeout=30).close()
             break
         except OSError:  # refused, or 503 while it loads
+            assert server.poll() is None, "the server ended"
             assert time.monotonic() < deadline, "the server did not become ready"
             time.sleep(0.2)
     request = urllib.request.Request(f"{base}/v1/chat/completions", body, {"Content-Type": "application/json"})
