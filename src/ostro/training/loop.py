@@ -39,7 +39,7 @@ class Trainer:
         self._seed = seed
         self._folder = folder
         self._fingerprint = fingerprint
-        self._optimiser = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.rate, betas=(0.9, 0.98))
+        self._optimiser = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.rate, betas=(0.9, 0.95))
 
     def resume(self) -> bool:
         """Go on where a run in this folder was broken off; False if there is none. Raises TrainingError."""

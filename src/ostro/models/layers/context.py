@@ -48,6 +48,18 @@ class Context(Protocol):
         """What a branch adds to the residual stream: itself, or itself with dropout in training."""
 
 
+def quick_dropout(x: torch.Tensor, probability: float) -> torch.Tensor:
+    """Inverted dropout with the probability rounded to 1/256.
+
+    On a CPU PyTorch draws one number an element, in one thread, which took a third of a training step; here one
+    64-bit number serves eight elements.
+    """
+    threshold = round(probability * 256)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
+    return x * kept * (256 / (256 - threshold))
+
+
 class DenseContext:
     """Rows of equal length, causal within a row, nothing cached, differentiable: training and scoring.
 
@@ -79,7 +91,7 @@ class DenseContext:
         return out_BHSD.transpose(1, 2).reshape(qkv_TE.shape[0], -1)
 
     def residual(self, branch_TD: torch.Tensor) -> torch.Tensor:
-        return F.dropout(branch_TD, self.dropout) if self.dropout else branch_TD
+        return quick_dropout(branch_TD, self.dropout) if self.dropout else branch_TD
 
     def _mask(self, length: int, window: int, device: torch.device) -> torch.Tensor | None:
         """Who sees whom, [S, S] or [B, 1, S, S]; None where plain causal attention is all there is."""
