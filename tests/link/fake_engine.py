@@ -11,14 +11,14 @@ import time
 
 from ostro.core.errors import CheckpointError, PromptTooLongError, QueueFullError
 from ostro.core.options import EngineOptions
-from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEvent
+from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokenLogprobs, TokensEvent
 from ostro.link.worker import Progress, StepEngine, run_worker
 
-ECHO, CRASH, RAISE, EAT, SLOW = 1, 66, 67, 68, 69
+CRASH, RAISE, EAT, SLOW, STUCK = 11, 12, 13, 14, 15
 
 
 class FakeEngine:
-    """Answers a prompt with its own tokens, over and over, up to max_tokens."""
+    """Answers a prompt with its own tokens, over and over, up to max_tokens or a stop token."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
@@ -33,6 +33,7 @@ class FakeEngine:
             kv_tokens=1024,
         )
         self._requests: dict[str, EngineRequest] = {}
+        self._arrived: dict[str, float] = {}
         self._sent: dict[str, int] = {}
         self._hoard: list[bytes] = []
         self._total = self._prompts = self._steps = 0
@@ -45,13 +46,13 @@ class FakeEngine:
         if len(request.prompt_token_ids) >= self.card.context:
             raise PromptTooLongError(len(request.prompt_token_ids), None, self.card.context)
         if len(self._requests) >= self.options.max_num_seqs + self.options.max_waiting:
-            raise QueueFullError("The queue is full.", retry_after=3.0)
-        match request.prompt_token_ids[0]:
-            case token if token == CRASH:
-                os.kill(os.getpid(), 9)
-            case token if token == EAT:
-                self._hoard.append(b"x" * 300_000_000)
+            raise QueueFullError("The queue is full.", retry_after=2.5)
+        if request.prompt_token_ids[0] == CRASH:
+            os.kill(os.getpid(), 9)
+        if request.prompt_token_ids[0] == EAT:
+            self._hoard.append(b"x" * 300_000_000)
         self._requests[request.request_id] = request
+        self._arrived[request.request_id] = time.monotonic()
         self._sent[request.request_id] = 0
         self._prompts += len(request.prompt_token_ids)
 
@@ -61,23 +62,38 @@ class FakeEngine:
     def step(self) -> list[TokensEvent]:
         self._steps += 1
         time.sleep(0.002)
-        events = []
-        for request_id, request in list(self._requests.items())[: self.options.max_num_seqs]:
-            prompt = request.prompt_token_ids
-            if prompt[0] == RAISE:
-                raise RuntimeError("the fake engine was told to fail")
-            if prompt[0] == SLOW:
-                time.sleep(0.05)
-            sent = self._sent[request_id]
-            done = sent + 1 >= (request.params.max_tokens or 16)
-            event = TokensEvent(request_id=request_id, token_ids=[prompt[sent % len(prompt)]])
-            event.finish_reason = "length" if done else None
-            events.append(event)
-            self._sent[request_id] += 1
-            self._total += 1
-            if done:
-                self.abort(request_id)
-        return events
+        running = list(self._requests.values())[: self.options.max_num_seqs]
+        if any(request.prompt_token_ids[0] == SLOW for request in running):
+            time.sleep(0.05)
+        events = [self._advance(request) for request in running]
+        return [event for event in events if event is not None]
+
+    def _advance(self, request: EngineRequest) -> TokensEvent | None:
+        name, prompt, params = request.request_id, request.prompt_token_ids, request.params
+        if request.timeout_s is not None and time.monotonic() - self._arrived[name] > request.timeout_s:
+            self.abort(name)
+            return TokensEvent(request_id=name, finish_reason="deadline")
+        if prompt[0] == RAISE:
+            raise RuntimeError("the fake engine was told to fail")
+        if prompt[0] == STUCK:
+            return None
+        index = self._sent[name]
+        token = prompt[(index + request.seed) % len(prompt)]
+        event = TokensEvent(request_id=name, token_ids=[token])
+        if index == 0:
+            event.cached_tokens = len(prompt) // 2
+        if params.logprobs is not None:
+            top = [(token, -0.5), (token + 1, -1.5), (token + 2, float("-inf"))][: params.logprobs]
+            event.logprobs = [TokenLogprobs(token, -0.5, top)]
+        self._sent[name] += 1
+        if token in request.stop_token_ids and index >= params.min_tokens:
+            event = TokensEvent(request_id=name, finish_reason="stop")
+        elif index + 1 >= (params.max_tokens or 16):
+            event.finish_reason = "length"
+        self._total += len(event.token_ids)
+        if event.finish_reason is not None:
+            self.abort(name)
+        return event
 
     def stats(self) -> EngineStats:
         running = min(len(self._requests), self.options.max_num_seqs)

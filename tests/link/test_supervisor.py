@@ -67,12 +67,12 @@ def test_streams_are_routed_to_their_requests() -> None:
     async def scenario() -> None:
         async with engine() as process:
             with pytest.raises(NotReadyError, match="loading"):
-                process.submit(request("early", [1]))
+                process.submit(request("early", [7]))
             card = await process.wait_ready()
             assert card.name == "fake"
-            streams = [process.submit(request(f"r{i}", [1, 100 + i], 4)) for i in range(20)]
+            streams = [process.submit(request(f"r{i}", [7, 100 + i], 4)) for i in range(20)]
             answers = await asyncio.gather(*(tokens(stream) for stream in streams))
-            assert answers == [[1, 100 + i, 1, 100 + i] for i in range(20)]
+            assert answers == [[7, 100 + i, 7, 100 + i] for i in range(20)]
             assert process.stats.generation_tokens == 80
 
     run(scenario)
@@ -82,10 +82,10 @@ def test_a_slow_reader_gets_merged_events() -> None:
     async def scenario() -> None:
         async with engine() as process:
             await process.wait_ready()
-            stream = process.submit(request("r", [1, 2, 3], 9))
+            stream = process.submit(request("r", [7, 8, 9], 9))
             await until(lambda: process.stats.generation_tokens == 9)
             event = await anext(stream)
-            assert event.token_ids == [1, 2, 3] * 3
+            assert event.token_ids == [7, 8, 9] * 3
             assert event.finish_reason == "length"
             with pytest.raises(StopAsyncIteration):
                 await anext(stream)
@@ -97,10 +97,10 @@ def test_closing_a_stream_frees_the_request_at_once() -> None:
     async def scenario() -> None:
         async with engine() as process:
             await process.wait_ready()
-            stream = process.submit(request("r", [1], 100_000))
+            stream = process.submit(request("r", [7], 100_000))
             await anext(stream)
             await until(lambda: process.stats.running == 1)
-            await stream.aclose()
+            stream.abort()
             await until(lambda: process.stats.running == 0, 2.0)
             assert process.stats.generation_tokens < 10_000
             assert await process.drain(0.0)
@@ -112,13 +112,13 @@ def test_what_the_engine_refuses_reaches_its_own_request_only() -> None:
     async def scenario() -> None:
         async with engine(max_num_seqs=1, max_waiting=1, max_model_len=16) as process:
             await process.wait_ready()
-            running = [process.submit(request(f"r{i}", [1], 50)) for i in range(2)]
-            refused = process.submit(request("one too many", [1]))
+            running = [process.submit(request(f"r{i}", [7], 50)) for i in range(2)]
+            refused = process.submit(request("one too many", [7]))
             with pytest.raises(QueueFullError, match="full") as full:
                 await tokens(refused)
-            assert full.value.retry_after == 3.0
+            assert full.value.retry_after == 2.5
             with pytest.raises(InvalidRequestError, match="16") as long:
-                await tokens(process.submit(request("long", [1] * 16)))
+                await tokens(process.submit(request("long", [7] * 16)))
             assert long.value.code == "context_length_exceeded"
             assert long.value.param == "messages"
             assert [len(answer) for answer in await asyncio.gather(*map(tokens, running))] == [50, 50]
@@ -146,11 +146,11 @@ def test_death_fails_what_runs_and_the_engine_comes_back(how: int | str) -> None
             assert time.monotonic() - died < 2.0
             assert process.card is None
             with pytest.raises(NotReadyError, match="started again"):
-                process.submit(request("now", [1]))
+                process.submit(request("now", [7]))
             await process.wait_ready()
             assert process.pid != first
             assert process.restarts == 1
-            assert await tokens(process.submit(request("again", [5], 2))) == [5, 5]
+            assert await tokens(process.submit(request("again", [9], 2))) == [9, 9]
 
     run(scenario)
 
@@ -194,11 +194,11 @@ def test_drain_refuses_new_requests_and_finishes_running_ones() -> None:
     async def scenario() -> None:
         async with engine() as process:
             await process.wait_ready()
-            reading = asyncio.create_task(tokens(process.submit(request("r", [1], 50))))
+            reading = asyncio.create_task(tokens(process.submit(request("r", [7], 50))))
             draining = asyncio.create_task(process.drain(10.0))
             await asyncio.sleep(0)
             with pytest.raises(NotReadyError, match="shutting down"):
-                process.submit(request("late", [1]))
+                process.submit(request("late", [7]))
             assert await draining
             assert len(await reading) == 50
 

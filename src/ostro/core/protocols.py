@@ -18,8 +18,8 @@ class EventStream(Protocol):
         Raises QueueFullError, EngineDeadError, NotReadyError, InvalidRequestError in place of the events.
         """
 
-    async def aclose(self) -> None:
-        """Abort the request if it is not finished, and free its blocks. May be called again."""
+    def abort(self) -> None:
+        """Cancel the request if it is not finished, which frees its blocks. May be called again."""
 
 
 class Generate(Protocol):
@@ -35,3 +35,23 @@ class Generate(Protocol):
 
     def submit(self, request: EngineRequest) -> EventStream:
         """Queue the request at once. Raises NotReadyError; what the engine itself refuses comes from the stream."""
+
+
+class EngineService(Generate, Protocol):
+    """A `Generate` that somebody starts and ends."""
+
+    @property
+    def reason(self) -> str:
+        """Why requests are not taken now; empty where they are."""
+
+    def start(self) -> None:
+        """Begin to load, and return at once."""
+
+    async def wait_ready(self) -> ModelCard:
+        """Wait until the model is loaded. Raises what made loading fail, once it is not tried again."""
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take nothing new and let what runs finish; False where some of it did not in `grace_s` seconds."""
+
+    async def close(self) -> None:
+        """End the engine. Requests that still run get an error."""

@@ -15,9 +15,9 @@ class TokenStream:
     A reader slower than the engine gets several steps' tokens as one event, so nothing piles up but tokens.
     """
 
-    def __init__(self, request_id: str, abort: Callable[[str], None]) -> None:
+    def __init__(self, request_id: str, tell_engine: Callable[[str], None]) -> None:
         self.request_id = request_id
-        self._abort = abort
+        self._tell_engine = tell_engine
         self._pending: TokensEvent | None = None
         self._error: OstroError | None = None
         self._complete = False  # the engine has no more to say
@@ -54,10 +54,11 @@ class TokenStream:
             raise self._error
         raise StopAsyncIteration
 
-    async def aclose(self) -> None:
+    def abort(self) -> None:
+        """Cancel the request if it is not finished. May be called again."""
         if not self._complete:
             self._complete = True
-            self._abort(self.request_id)
+            self._tell_engine(self.request_id)
         self._ended = True
         self._pending = None
         self._wake.set()

@@ -7,6 +7,7 @@ import contextlib
 import enum
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -53,6 +54,7 @@ class EngineProcess:
 
     module: what the child runs as `python -m module`; it must call `ostro.link.worker.run_worker`.
     memory_limit: bytes of resident memory over which the child is killed and restarted; None watches nothing.
+    on_loading: told each step of loading, on the event loop.
     Use from one event loop: `start`, then `submit`; `drain` and `close` at the end.
     """
 
@@ -63,6 +65,7 @@ class EngineProcess:
         *,
         memory_limit: int | None = None,
         restart: RestartPolicy | None = None,
+        on_loading: Callable[[Loading], None] | None = None,
     ) -> None:
         self.module = module
         self.options = options
@@ -71,6 +74,7 @@ class EngineProcess:
         self.loading: Loading | None = None
         self.draining = False
         self._restart = restart or RestartPolicy()
+        self._on_loading = on_loading
         self._state = EngineState.LOADING
         self._card: ModelCard | None = None
         self._stats = EngineStats()
@@ -278,6 +282,8 @@ class EngineProcess:
                     stream.fail(error.rebuild())
             case Loading():
                 self.loading = message
+                if self._on_loading is not None:
+                    self._on_loading(message)
             case Ready(card):
                 self._card = card
                 if self._state is not EngineState.CLOSED:

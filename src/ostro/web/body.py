@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ from ostro.core.errors import InvalidRequestError
 from ostro.web.errors import error_response
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+_DISCARD_FACTOR = 4
+_DISCARD_S = 5.0
 
 Wire = TypeVar("Wire", bound=BaseModel)
 
@@ -61,6 +64,8 @@ class BodyLimit:
             length = max(length, received)
             more = message.get("more_body", False)
         if length > self.limit:
+            if more and length <= _DISCARD_FACTOR * self.limit:
+                await _discard(receive, (_DISCARD_FACTOR * self.limit) - received)
             error = BodyTooLargeError(f"The request body is over the limit of {self.limit} bytes.")
             await error_response(error)(scope, receive, send)
             return
@@ -70,6 +75,19 @@ class BodyLimit:
             return messages.pop() if messages else await receive()
 
         await self.app(scope, replay, send)
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Take in what a client is still sending: a connection closed under it would hide the answer from it."""
+    try:
+        async with asyncio.timeout(_DISCARD_S):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
 
 
 async def read_json(request: Request, kind: type[Wire]) -> Wire:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -28,40 +28,43 @@ def sse_data(payload: Any) -> bytes:
 
 
 class EventStreamResponse(Response):
-    """Streams ready-made frames. A client that goes away cancels the generator, whose `finally` blocks free
-    what it held; a stream silent for `heartbeat_s` seconds gets a comment line, so that proxies keep it open."""
+    """Streams ready-made frames until they end or the client goes away; `close` is called after either.
+
+    A stream silent for `heartbeat_s` seconds gets a comment line, so that proxies keep it open.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        frames: AsyncGenerator[bytes],
+        frames: AsyncIterator[bytes],
         *,
+        close: Callable[[], None],
         headers: Mapping[str, str] | None = None,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.frames = frames
+        self.close = close
         self.heartbeat_s = heartbeat_s
         self._last_sent = 0.0
         # no-transform and X-Accel-Buffering: a proxy that compresses or buffers would hold tokens back.
         self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._until_disconnect, receive, group.cancel_scope)
-            group.start_soon(self._beat, send)
-            try:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._until_disconnect, receive, group.cancel_scope)
+                group.start_soon(self._beat, send)
                 async for frame in self.frames:
                     self._last_sent = time.monotonic()
                     await send({"type": "http.response.body", "body": frame, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self.frames.aclose()
-            group.cancel_scope.cancel()
+                group.cancel_scope.cancel()
+        finally:
+            self.close()
 
     async def _until_disconnect(self, receive: Receive, scope: anyio.CancelScope) -> None:
         while (await receive())["type"] != "http.disconnect":

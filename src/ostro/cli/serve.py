@@ -1,0 +1,161 @@
+"""`ostro serve`: one model behind an HTTP endpoint. The engine process, the tokenizer and the server meet here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+from ostro.cli.sizes import parse_size
+
+if TYPE_CHECKING:
+    from ostro.core.options import EngineOptions
+    from ostro.core.request import ModelCard
+    from ostro.link.messages import Loading
+
+ENGINE_MODULE = "ostro.engine.process"
+
+_SIZE_HELP = "such as 2GiB"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the root."""
+    app.command("serve", epilog="Example: ostro serve ostro-nano --port 8000")(serve)
+
+
+def serve(
+    model: str = typer.Argument("ostro-nano", help="A checkpoint folder, or a name that `ostro models` lists."),
+    host: str = typer.Option("127.0.0.1", help="Address to listen on; other machines reach 0.0.0.0."),
+    port: int = typer.Option(8000, min=0, max=65535, help="Port to listen on; 0 takes a free one."),
+    device: str = typer.Option("auto", help="auto, cpu or cuda."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    api_key: str | None = typer.Option(
+        None, envvar="OSTRO_API_KEY", show_envvar=True, help="Key that every request must bring."
+    ),
+    served_name: str | None = typer.Option(None, help="What the model is called on the wire."),
+    max_model_len: int | None = typer.Option(None, help="Most tokens of prompt and answer together."),
+    kv_memory: str | None = typer.Option(None, help=f"Memory for the KV cache, {_SIZE_HELP}."),
+    max_num_seqs: int | None = typer.Option(None, help="Most requests in a batch."),
+    max_batch_tokens: int | None = typer.Option(None, help="Most tokens in a step; prompts are cut to fit."),
+    max_waiting: int | None = typer.Option(None, help="Most waiting requests; one more is answered 429."),
+    speculate: int | None = typer.Option(None, help="Tokens to draft per step by prompt lookup; 0 is off."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads."),
+    memory_limit: str | None = typer.Option(
+        None, help=f"Resident memory at which the engine process is restarted, {_SIZE_HELP}."
+    ),
+    grace: float = typer.Option(30.0, min=0.0, help="Seconds that running requests get on SIGTERM or Ctrl-C."),
+) -> None:
+    """Serve a model over HTTP, with OpenAI's and Mistral's API under /v1."""
+    given = {
+        "device": device,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "kv_memory": parse_size(kv_memory),
+        "max_num_seqs": max_num_seqs,
+        "max_batch_tokens": max_batch_tokens,
+        "max_waiting": max_waiting,
+        "speculate": speculate,
+        "threads": threads,
+    }
+    options = _options(model, served_name, {name: value for name, value in given.items() if value is not None})
+    run_server(options, host, port, api_key=api_key, memory_limit=parse_size(memory_limit), grace_s=grace)
+
+
+def _options(model: str, served_name: str | None, given: dict[str, object]) -> EngineOptions:
+    """Raises ConfigError and ModelNotFoundError before anything is started."""
+    import msgspec
+
+    from ostro.core.errors import ConfigError
+    from ostro.core.options import EngineOptions
+    from ostro.weights.resolve import resolve_model
+
+    folder = resolve_model(model)
+    name = served_name or (folder.name if model.startswith((".", "/", "~")) else model)
+    try:
+        return msgspec.convert({"model": str(folder), "name": name, **given}, EngineOptions)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"An option is wrong: {error}. See 'ostro serve --help'.") from error
+
+
+def run_server(
+    options: EngineOptions,
+    host: str,
+    port: int,
+    *,
+    api_key: str | None,
+    memory_limit: int | None,
+    grace_s: float,
+    engine_module: str = ENGINE_MODULE,
+) -> None:
+    """Wire one model and serve it until a signal."""
+    from pathlib import Path
+
+    from ostro.link import EngineProcess
+    from ostro.server import ServedModel, create_app, serve
+    from ostro.server.run import bind
+    from ostro.tokenizer import load_tokenizer
+    from ostro.web.hosts import is_loopback
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ostro").setLevel(logging.INFO)
+    listener = bind(host, port)
+    bar = _LoadingBar()
+    engine = EngineProcess(engine_module, options, memory_limit=memory_limit, on_loading=bar.show)
+    served = {options.name: ServedModel(options.name, engine, load_tokenizer(Path(options.model)))}
+    keys = [api_key] if api_key else []
+    if not keys and not is_loopback(host):
+        typer.echo(f"warning: anyone who reaches {host} may use this server; set --api-key.", err=True)
+    url = _url(host, listener.getsockname()[1])
+    typer.echo(f"Loading '{options.name}'; {url} answers already, and is ready when the model is.", err=True)
+    app = create_app(served, api_keys=keys, loopback_only=is_loopback(host))
+    try:
+        serve(app, served, listener, grace_s=grace_s, on_ready=_announce(url, bar, lambda: engine.card))
+    finally:
+        bar.close()
+        listener.close()
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+def _announce(url: str, bar: _LoadingBar, card_of: Callable[[], ModelCard | None]) -> Callable[[], None]:
+    def announce() -> None:
+        bar.close()
+        card = card_of()
+        if card is None:
+            return  # It died again in this very moment; the log says so.
+        typer.echo(f"Ostro is ready: {url}")
+        typer.echo(f"  model    {card.name} ({card.architecture}, {card.parameters:,} parameters, {card.dtype})")
+        typer.echo(f"  device   {card.device}   kernels {card.kernels or 'PyTorch'}")
+        typer.echo(f"  context  {card.context} tokens   KV cache {card.kv_tokens} tokens")
+        typer.echo(f"  loaded   in {card.load_seconds:.1f} s   API under {url}/v1   Ctrl-C stops")
+
+    return announce
+
+
+class _LoadingBar:
+    """A progress bar on a terminal; silent elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("loading", total=None)
+            self._bar.start()
+
+    def show(self, loading: Loading) -> None:
+        if self._bar is not None:
+            total = loading.total or None
+            self._bar.update(self._task, description=loading.what, completed=loading.done, total=total)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,78 @@
+"""Puts one node's HTTP application together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from ostro import __version__
+from ostro.core.errors import OstroError
+from ostro.observability.metrics import ServerMetrics
+from ostro.server.context import ServerContext
+from ostro.server.models import Models, ServedModel
+from ostro.server.readiness import Readiness
+from ostro.server.routes import chat, completions, health, home, metrics, models
+from ostro.web.auth import ApiKeyGate
+from ostro.web.body import MAX_BODY_BYTES, BodyLimit
+from ostro.web.errors import ErrorBoundary, handle_http_exception, handle_ostro_error
+from ostro.web.hosts import LoopbackHosts
+from ostro.web.request_id import RequestId
+from ostro.web.sse import HEARTBEAT_S
+
+
+def create_app(
+    served: Mapping[str, ServedModel],
+    *,
+    api_keys: Collection[str] = (),
+    loopback_only: bool = False,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    heartbeat_s: float = HEARTBEAT_S,
+) -> FastAPI:
+    """The ASGI application of a node. Its lifespan starts the engines and closes them.
+
+    api_keys: with any, everything but /health/live wants one of them as a bearer token.
+    loopback_only: refuse Host headers that are not a loopback name; for servers bound to one.
+    heartbeat_s: how long a stream may be silent before a comment line is sent on it.
+    """
+    known = Models(served)
+    engines = [model.engine for model in known.served.values()]
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        for engine in engines:
+            engine.start()
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(engine.close() for engine in engines))
+
+    app = FastAPI(
+        title="Ostro",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.context = ServerContext(
+        models=known,
+        metrics=ServerMetrics(lambda: {name: model.engine.stats for name, model in known.served.items()}),
+        readiness=Readiness(known),
+        heartbeat_s=heartbeat_s,
+    )
+    for part in (home, health, metrics, models, chat, completions):
+        app.include_router(part.router)
+    app.add_exception_handler(OstroError, handle_ostro_error)
+    app.add_exception_handler(HTTPException, handle_http_exception)
+    # The last added is the outermost: every answer has an id, even a refusal.
+    app.add_middleware(BodyLimit, limit=max_body_bytes)
+    app.add_middleware(ApiKeyGate, keys=api_keys)
+    if loopback_only:
+        app.add_middleware(LoopbackHosts)
+    app.add_middleware(ErrorBoundary)
+    app.add_middleware(RequestId)
+    return app

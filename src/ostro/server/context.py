@@ -1,0 +1,25 @@
+"""What the routes of one application share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from ostro.observability.metrics import ServerMetrics
+from ostro.server.models import Models
+from ostro.server.readiness import Readiness
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    models: Models
+    metrics: ServerMetrics
+    readiness: Readiness
+    heartbeat_s: float
+
+
+def context_of(request: Request) -> ServerContext:
+    context = request.app.state.context
+    assert isinstance(context, ServerContext)
+    return context

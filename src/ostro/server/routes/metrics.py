@@ -1,0 +1,17 @@
+"""`GET /metrics`, for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from ostro.observability.metrics import CONTENT_TYPE
+from ostro.server.context import ServerContext, context_of
+
+router = APIRouter(tags=["metrics"])
+
+
+@router.get("/metrics")
+async def metrics(context: Annotated[ServerContext, Depends(context_of)]) -> Response:
+    return Response(context.metrics.exposition(), headers={"content-type": CONTENT_TYPE})

@@ -1,0 +1,113 @@
+"""Runs an application until it is told to stop, and lets it finish what it began."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ostro.core.errors import ConfigError, OstroError
+from ostro.server.models import ServedModel
+
+log = logging.getLogger("ostro.server")
+
+# For answers that are generated but not yet read by their clients.
+_FLUSH_S = 5
+
+
+def serve(
+    app: ASGIApp,
+    served: Mapping[str, ServedModel],
+    listener: socket.socket,
+    *,
+    grace_s: float = 30.0,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve on a bound socket until SIGTERM or SIGINT; answers from the start, before the models are loaded.
+
+    The first signal drains: new requests are answered 503, running ones finish within `grace_s` seconds. A second
+    one ends at once. Returns normally after either. `on_ready` is called when every model is loaded.
+    Raises what made a model fail to load.
+    """
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=_FLUSH_S, lifespan="on"
+    )
+    server = _DrainingServer(config, served, grace_s, on_ready)
+    server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigError where the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose others with --host and --port.",
+            param="port",
+        ) from error
+
+
+class _DrainingServer(uvicorn.Server):
+    """uvicorn closes its listener on the first signal; here the engines drain first, while it still answers."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        served: Mapping[str, ServedModel],
+        grace_s: float,
+        on_ready: Callable[[], None] | None,
+    ) -> None:
+        super().__init__(config)
+        self.failure: OstroError | None = None
+        self._engines = [model.engine for model in served.values()]
+        self._grace_s = grace_s
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self._watching = asyncio.create_task(self._watch_loading())
+
+    async def _watch_loading(self) -> None:
+        """A model that never loads ends the server: whoever started it should hear of it."""
+        try:
+            await asyncio.gather(*(engine.wait_ready() for engine in self._engines))
+        except OstroError as error:
+            if self._draining is None:
+                self.failure = error
+                self.should_exit = True
+        else:
+            if self._on_ready is not None and self._draining is None:
+                self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Called as a signal handler. The signal is not kept for uvicorn to raise again: a drained exit is 0."""
+        if self._loop is None or self._draining is not None:
+            self.should_exit = True
+            self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._start_drain, signal.Signals(sig).name)
+
+    def _start_drain(self, name: str) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(name))
+
+    async def _drain(self, name: str) -> None:
+        log.info("%s: finishing what runs, at most %g s.", name, self._grace_s)
+        finished = await asyncio.gather(*(engine.drain(self._grace_s) for engine in self._engines))
+        if not all(finished):
+            log.warning("Some requests did not finish in %g s and are dropped.", self._grace_s)
+            await asyncio.gather(*(engine.close() for engine in self._engines))
+        self.should_exit = True

@@ -1,0 +1,56 @@
+"""A whole node around the fake engine: `python fake_node.py '{"api_key": …}'` serves on a free port and prints it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+from ostro.core.options import EngineOptions
+from ostro.link import EngineProcess, RestartPolicy
+from ostro.server import ServedModel, create_app, serve
+from ostro.server.run import bind
+from ostro.tokenizer.base import Tokenizer
+from ostro.tokenizer.conversation import read_messages
+
+BOS, EOS = 256, 257
+
+
+class ByteTokenizer(Tokenizer):
+    """One token a byte, and two special ones. A conversation is its contents, joined."""
+
+    vocab_size = 258
+    bos_id = BOS
+    eos_ids = (EOS,)
+    version = "bytes"
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id >= 256
+
+    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:
+        turns = read_messages(messages, continue_final=continue_final)
+        return self.encode("|".join("".join(turn.texts) for turn in turns))
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b"<s>"
+
+
+def main(settings: dict[str, Any]) -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    options = EngineOptions(model=settings.pop("model", "m"), name="fake", **settings.pop("options", {}))
+    policy = RestartPolicy(first_pause_s=0.3, longest_pause_s=0.5, max_failures=3)
+    tokenizer: Any = ByteTokenizer() if settings.pop("tokenizer", True) else None
+    served = {"fake": ServedModel("fake", EngineProcess("fake_engine", options, restart=policy), tokenizer)}
+    grace = settings.pop("grace_s", 5.0)
+    app = create_app(served, loopback_only=True, **settings)
+    listener = bind("127.0.0.1", 0)
+    print(listener.getsockname()[1], flush=True)
+    serve(app, served, listener, grace_s=grace)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
