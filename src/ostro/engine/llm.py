@@ -98,7 +98,7 @@ class LLM:
         listed = _as_list(prompts)
         each = _one_each(params, len(listed))
         encoded = [self._encode(prompt) for prompt in listed]
-        return self._run(encoded, each, progress)
+        return self._run(encoded, each, progress, continuation=True)
 
     def chat(
         self,
@@ -114,16 +114,16 @@ class LLM:
         conversations = cast("list[Sequence[Message]]", [messages] if one else list(messages))
         tokenizer = self._tokenizer("chat")
         encoded = [tokenizer.encode_chat([dict(m) for m in conversation]) for conversation in conversations]
-        return self._run(encoded, _one_each(params, len(encoded)), progress)
+        return self._run(encoded, _one_each(params, len(encoded)), progress, continuation=False)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the answer to one prompt as text pieces of whole characters."""
-        yield from self._stream(self._encode(prompt), params or SamplingParams())
+        yield from self._stream(self._encode(prompt), params or SamplingParams(), continuation=True)
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the answer to one conversation as text pieces of whole characters."""
         prompt = self._tokenizer("chat").encode_chat([dict(message) for message in messages])
-        yield from self._stream(prompt, params or SamplingParams())
+        yield from self._stream(prompt, params or SamplingParams(), continuation=False)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -136,9 +136,9 @@ class LLM:
         return self.tokenizer
 
     def _run(
-        self, prompts: list[list[int]], params: list[SamplingParams], progress: bool | None
+        self, prompts: list[list[int]], params: list[SamplingParams], progress: bool | None, *, continuation: bool
     ) -> list[RequestOutput]:
-        jobs = [_Job(self, prompt, one) for prompt, one in zip(prompts, params, strict=True)]
+        jobs = [_Job(self, prompt, one, continuation) for prompt, one in zip(prompts, params, strict=True)]
         owners = {request.request_id: (job, i) for job in jobs for i, request in enumerate(job.requests)}
         queue = deque(request for job in jobs for request in job.requests)
         with _bar(len(owners), progress) as advance, self._cleaning_up(owners):
@@ -152,10 +152,10 @@ class LLM:
                         advance()
         return [job.output() for job in jobs]
 
-    def _stream(self, prompt: list[int], params: SamplingParams) -> Iterator[str]:
+    def _stream(self, prompt: list[int], params: SamplingParams, *, continuation: bool) -> Iterator[str]:
         if params.n != 1:
             raise InvalidRequestError("A stream has one answer; n must be 1.", param="n")
-        job = _Job(self, prompt, params)
+        job = _Job(self, prompt, params, continuation)
         with self._cleaning_up([job.requests[0].request_id]):
             self.engine.add(job.requests[0])
             shown = 0
@@ -181,7 +181,7 @@ class LLM:
 class _Job:
     """One prompt's requests and what has come of them."""
 
-    def __init__(self, llm: LLM, prompt: list[int], params: SamplingParams) -> None:
+    def __init__(self, llm: LLM, prompt: list[int], params: SamplingParams, continuation: bool) -> None:
         self.prompt = prompt
         if params.stop:
             llm._tokenizer("a stop string")
@@ -192,7 +192,10 @@ class _Job:
             llm.engine.check(request)
         self.completions = [Completion(logprobs=None if params.logprobs is None else []) for _ in self.requests]
         tokenizer = llm.tokenizer
-        self._text = [None if tokenizer is None else Detokenizer(tokenizer, params.stop) for _ in self.requests]
+        self._text = [
+            None if tokenizer is None else Detokenizer(tokenizer, params.stop, continuation=continuation)
+            for _ in self.requests
+        ]
         self._cached = 0
 
     def take(self, index: int, event: TokensEvent) -> bool:
