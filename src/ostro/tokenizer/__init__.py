@@ -1,0 +1,47 @@
+"""Text to tokens and back, and chat templates. Importing it is cheap; a library is loaded with the first file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ostro.tokenizer.base import Tokenizer
+
+__all__ = ["Tokenizer", "load_tokenizer"]
+
+_VERSIONED_MODEL = re.compile(r".*\.model\.v(\d+)(?:m\d+)?")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a checkpoint folder; None where it holds no tokenizer file.
+
+    A tekken file is preferred, then a SentencePiece model (one whose name has a version, the highest first, then a
+    bare one), then `tokenizer.json`. The version comes from the file, never from a model's name.
+    Raises TokenizerError that names the file and what to do.
+    """
+    if tekken := _first(folder, "tekken.json", "tekken*.json"):
+        from ostro.tokenizer.mistral import TekkenTokenizer
+
+        return TekkenTokenizer.load(tekken)
+    if model := _versioned_model(folder) or _first(folder, "tokenizer.model", "*.model"):
+        from ostro.tokenizer.mistral import SentencePieceModel
+
+        return SentencePieceModel.load(model)
+    if json_file := _first(folder, "tokenizer.json"):
+        from ostro.tokenizer.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer.load(json_file)
+    return None
+
+
+def _first(folder: Path, *patterns: str) -> Path | None:
+    return next((path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()), None)
+
+
+def _versioned_model(folder: Path) -> Path | None:
+    found = [
+        (int(match[1]), path)
+        for path in sorted(folder.glob("*.model.v*"))
+        if (match := _VERSIONED_MODEL.fullmatch(path.name)) and path.is_file()
+    ]
+    return max(found)[1] if found else None

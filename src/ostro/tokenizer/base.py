@@ -1,0 +1,94 @@
+"""What every tokenizer can do, whatever file it came from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back. Safe to use from several threads.
+
+    vocab_size: ids are 0 .. vocab_size - 1. A model may have more rows than that; such ids are no text.
+    bos_id: the token that begins a sequence; None where the family has none.
+    eos_ids: tokens that end an answer.
+    version: the file's own version ("v1" .. "v15"), or "hf" for a `tokenizer.json`.
+    """
+
+    vocab_size: int
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    version: str
+
+    def __init__(self) -> None:
+        self._bytes: dict[int, bytes] = {}
+
+    @abstractmethod
+    def is_special(self, token_id: int) -> bool:
+        """Whether the id is a control token: never made from text, and no text itself."""
+
+    @abstractmethod
+    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:
+        """Token ids of a conversation in the model's own template, up to where the answer begins.
+
+        messages: as OpenAI has them: role system, developer, user or assistant; content a string or text parts.
+        continue_final: the last message is the assistant's and is to be continued, not answered.
+        Raises InvalidRequestError (param "messages") that says what the template cannot express.
+        """
+
+    @abstractmethod
+    def _encode_text(self, text: str) -> list[int]:
+        """Ids of text that holds no lone surrogate; never a control token."""
+
+    @abstractmethod
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        """`token_bytes` of an id within the vocabulary, without a cache."""
+
+    def encode(self, text: str, *, bos: bool = True) -> list[int]:
+        """Ids of plain text. What looks like a control token in it stays text."""
+        ids = self._encode_text(replace_surrogates(text))
+        return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True, continuation: bool = False) -> str:
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD.
+
+        skip_special: leave control tokens out; otherwise their names are in the text.
+        continuation: the ids go on from other text, so a SentencePiece space at their beginning is a real one.
+        """
+        parts: list[bytes] = []
+        begun = continuation
+        for token_id in ids:
+            if self.is_special(token_id):
+                if not skip_special:
+                    parts.append(self.token_bytes(token_id))
+                continue
+            piece = self.token_bytes(token_id) if begun else self.leading_bytes(token_id)
+            begun = begun or self.contributes(token_id)
+            parts.append(piece)
+        return b"".join(parts).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that the token adds to a text; a control token's name. Empty for an id beyond the vocabulary."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            known = self._look_up_bytes(token_id) if 0 <= token_id < self.vocab_size else b""
+            self._bytes[token_id] = known
+        return known
+
+    def leading_bytes(self, token_id: int) -> bytes:
+        """`token_bytes` where the token begins a text: SentencePiece puts a space there that was not written."""
+        return self.token_bytes(token_id)
+
+    def contributes(self, token_id: int) -> bool:
+        """Whether the token is part of a text at all, so that what follows no longer begins it."""
+        return not self.is_special(token_id) and bool(self.token_bytes(token_id))
+
+
+def replace_surrogates(text: str) -> str:
+    """`text` as UTF-8 can carry it: pairs of surrogates joined, lone ones as U+FFFD. JSON's \\ud800 brings them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,143 @@
+"""A `tokenizer.json` read by the `tokenizers` library, where a checkpoint has nothing better."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ostro.core.errors import InvalidRequestError, TokenizerError
+from ostro.tokenizer.base import Tokenizer
+
+_SPACE = "▁"  # U+2581
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+_KNOWN_DECODERS = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"}
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """Byte-level BPE, or BPE with ▁ for a space and byte fallback. It has no chat template."""
+
+    version = "hf"
+
+    def __init__(self, inner: Any, decoders: list[dict[str, Any]], bos: str | None, eos: str | None) -> None:
+        """inner: a `tokenizers.Tokenizer`. decoders: its decoder steps as in the file."""
+        super().__init__()
+        # Control tokens in a user's text are text: without this, "</s>" would end the sequence.
+        inner.encode_special_tokens = True
+        self._inner = inner
+        self._special = frozenset(i for i, token in inner.get_added_tokens_decoder().items() if token.special)
+        self._byte_level = any(step["type"] == "ByteLevel" for step in decoders)
+        self._drops_space = any(_drops_leading_space(step) for step in decoders)
+        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.bos_id = self._id_of(bos)
+        eos_id = self._id_of(eos)
+        self.eos_ids = () if eos_id is None else (eos_id,)
+
+    @classmethod
+    def load(cls, path: Path) -> HuggingFaceTokenizer:
+        """`tokenizer_config.json` beside the file names its first and last token; else <s> and </s> are looked for.
+
+        Raises TokenizerError that names the file.
+        """
+        from tokenizers import Tokenizer as Inner
+
+        try:
+            text = path.read_text(encoding="utf-8")
+            inner = Inner.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(
+                f"{path} is not a tokenizer that the tokenizers library can read: {error}. "
+                "Download it again from the checkpoint's repository."
+            ) from error
+        decoders = list(_decoder_steps(json.loads(text).get("decoder")))
+        unknown = sorted({step["type"] for step in decoders} - _KNOWN_DECODERS)
+        if unknown or not decoders:
+            raise TokenizerError(
+                f"{path} has the decoder {', '.join(unknown) or 'none'}, whose tokens cannot be turned into bytes one "
+                "by one; byte-level and SentencePiece-like decoders can. Put the checkpoint's tekken.json or "
+                "tokenizer.model beside it."
+            )
+        bos, eos = (_special_name(path.with_name("tokenizer_config.json"), key) for key in ("bos_token", "eos_token"))
+        return cls(inner, decoders, bos or "<s>", eos or "</s>")
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special
+
+    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:  # noqa: ARG002
+        """Always refused: the file does not say how its model was taught to chat."""
+        raise InvalidRequestError(
+            "This model has only a tokenizer.json, which holds no chat template, so it cannot chat. Put its "
+            "tekken.json or tokenizer.model into the folder, or send a plain prompt to /v1/completions.",
+            param="messages",
+        )
+
+    def leading_bytes(self, token_id: int) -> bytes:
+        piece = self.token_bytes(token_id)
+        drops = self._drops_space and piece[:1] == b" "
+        return piece[1:] if drops and not _BYTE_PIECE.fullmatch(self._piece(token_id)) else piece
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        piece = self._piece(token_id)
+        if self.is_special(token_id):
+            return piece.encode()
+        if self._byte_level:
+            return _bytes_of_byte_level(piece)
+        if byte := _BYTE_PIECE.fullmatch(piece):
+            return bytes.fromhex(byte[1])
+        return piece.replace(_SPACE, " ").encode()
+
+    def _piece(self, token_id: int) -> str:
+        return self._inner.id_to_token(token_id) or ""
+
+    def _id_of(self, name: str | None) -> int | None:
+        return None if name is None else self._inner.token_to_id(name)
+
+
+def _decoder_steps(decoder: Any) -> Iterator[dict[str, Any]]:
+    if decoder is None:
+        return
+    if decoder["type"] == "Sequence":
+        for step in decoder["decoders"]:
+            yield from _decoder_steps(step)
+    else:
+        yield decoder
+
+
+def _drops_leading_space(step: dict[str, Any]) -> bool:
+    if step["type"] == "Metaspace":
+        return str(step.get("prepend_scheme", "always")) != "never"
+    return step["type"] == "Strip" and step.get("content") == " " and int(step.get("start", 0)) > 0
+
+
+def _special_name(config: Path, key: str) -> str | None:
+    """A token's text in `tokenizer_config.json`: a string, or an object with `content`."""
+    if not config.is_file():
+        return None
+    try:
+        value = json.loads(config.read_text(encoding="utf-8")).get(key)
+    except (ValueError, AttributeError) as error:
+        raise TokenizerError(f"{config} is not a JSON object: {error}. Download it again.") from error
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
+
+
+def _byte_of_char() -> dict[str, int]:
+    """GPT-2's table: printable Latin-1 stands for itself, the other bytes for the code points from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF_CHAR = _byte_of_char()
+
+
+def _bytes_of_byte_level(piece: str) -> bytes:
+    """An added token may hold characters outside the table; it is then its own text."""
+    if all(char in _BYTE_OF_CHAR for char in piece):
+        return bytes(_BYTE_OF_CHAR[char] for char in piece)
+    return piece.encode()

@@ -1,0 +1,167 @@
+"""Tokenizers that mistral-common reads: tekken and SentencePiece, with the chat template of their version."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mistral_common.exceptions import MistralCommonException
+from mistral_common.protocol.instruct.chunk import TextChunk
+from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
+from mistral_common.protocol.instruct.normalize import get_normalizer
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion
+from mistral_common.tokens.tokenizers.instruct import (
+    InstructTokenizerV1,
+    InstructTokenizerV3,
+    InstructTokenizerV7,
+)
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
+
+from ostro.core.errors import InvalidRequestError, TokenizerError
+from ostro.tokenizer.base import Tokenizer
+from ostro.tokenizer.conversation import Turn, read_messages
+
+if TYPE_CHECKING:
+    from mistral_common.tokens.tokenizers.base import InstructTokenizer
+
+_SPACE = "▁"  # U+2581, as SentencePiece writes a space
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class MistralCommonTokenizer(Tokenizer):
+    """A tokenizer whose template and encoding are mistral-common's; the bytes of a token are the file's."""
+
+    def __init__(self, mistral: Any) -> None:
+        super().__init__()
+        inner = mistral.instruct_tokenizer.tokenizer
+        self._mistral = mistral
+        self._inner = inner
+        self._special: frozenset[int] = frozenset(inner.special_ids)
+        self.vocab_size = int(inner.n_words)
+        self.bos_id = int(inner.bos_id)
+        self.eos_ids = (int(inner.eos_id),)
+        self.version = str(mistral.version.value)
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special
+
+    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:
+        turns = read_messages(messages, continue_final=continue_final)
+        try:
+            request = ChatCompletionRequest(messages=[_message(turn) for turn in turns])
+            return list(self._mistral.encode_chat_completion(request).tokens)
+        except (MistralCommonException, ValueError, AssertionError) as error:
+            raise InvalidRequestError(
+                f"The chat template ({self.version}) cannot express these messages: {_reason(error)}", param="messages"
+            ) from error
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(self._inner.encode(text, bos=False, eos=False))
+
+
+class TekkenTokenizer(MistralCommonTokenizer):
+    """A `tekken.json`."""
+
+    @classmethod
+    def load(cls, path: Path) -> TekkenTokenizer:
+        """Raises TokenizerError that names the file."""
+        try:
+            return cls(MistralTokenizer.from_file(path))
+        except Exception as error:  # a bad file makes the library raise nearly anything
+            raise _broken(path, "a tekken tokenizer", error) from error
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        piece: bytes = self._inner.id_to_byte_piece(token_id, SpecialTokenPolicy.KEEP)
+        return piece
+
+
+class SentencePieceModel(MistralCommonTokenizer):
+    """A SentencePiece model of any version."""
+
+    def __init__(self, mistral: Any) -> None:
+        super().__init__(mistral)
+        self._unknown_id = int(self._inner.unk_id)
+        self._unknown_text: str = self._inner.decode([self._unknown_id])
+
+    @classmethod
+    def load(cls, path: Path) -> SentencePieceModel:
+        """The version is the one in the file's name, or what its control pieces tell where the name has none.
+
+        Raises TokenizerError that names the file, or the control piece that its version needs and it has not.
+        """
+        try:
+            mistral = MistralTokenizer.from_file(path) if path.suffix != ".model" else _of_unversioned(path)
+        except Exception as error:  # a bad file makes the library raise nearly anything
+            raise _broken(path, "a SentencePiece tokenizer", error) from error
+        _refuse_wrong_version(path, mistral)
+        return cls(mistral)
+
+    def leading_bytes(self, token_id: int) -> bytes:
+        piece = self.token_bytes(token_id)
+        # Only a space that SentencePiece put there begins a longer piece; a byte token's space was written.
+        return piece[1:] if piece[:1] == b" " and self._inner.id_to_piece(token_id).startswith(_SPACE) else piece
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        if token_id == self._unknown_id:
+            return self._unknown_text.encode()
+        piece: str = self._inner.id_to_piece(token_id)
+        if byte := _BYTE_PIECE.fullmatch(piece):
+            return bytes.fromhex(byte[1])
+        return (piece if self.is_special(token_id) else piece.replace(_SPACE, " ")).encode()
+
+
+def _of_unversioned(path: Path) -> Any:
+    """A bare `tokenizer.model`: older repositories hold v1, later ones v3 or v7 under the same name.
+
+    v2 and v3 differ in how tools are written, not in pieces; the published files with a bare name are v3.
+    """
+    spm = SentencePieceTokenizer(path, tokenizer_version=TokenizerVersion.v1)
+    version: TokenizerVersion
+    instruct_type: type[InstructTokenizer[Any, Any, Any]]
+    if spm.is_special("[SYSTEM_PROMPT]"):
+        version, instruct_type = TokenizerVersion.v7, InstructTokenizerV7
+    elif spm.is_special("[INST]"):
+        version, instruct_type = TokenizerVersion.v3, InstructTokenizerV3
+    else:
+        version, instruct_type = TokenizerVersion.v1, InstructTokenizerV1
+    instruct = instruct_type(SentencePieceTokenizer(path, tokenizer_version=version), None, None)
+    return MistralTokenizer(instruct, get_validator(version, ValidationMode.test), get_normalizer(version))
+
+
+def _refuse_wrong_version(path: Path, mistral: Any) -> None:
+    spm: SentencePieceTokenizer = mistral.instruct_tokenizer.tokenizer
+    needed = ["[INST]", "[/INST]"] if mistral.version >= TokenizerVersion.v2 else []
+    needed += ["[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"] if mistral.version >= TokenizerVersion.v7 else []
+    missing = [piece for piece in needed if not spm.is_special(piece)]
+    if missing:
+        raise TokenizerError(
+            f"{path} is named as version {mistral.version.value} but has no control piece {missing[0]}. Download the "
+            "file again, or rename it to the version that it really is."
+        )
+
+
+def _message(turn: Turn) -> UserMessage | AssistantMessage | SystemMessage:
+    content: Any = turn.texts[0] if len(turn.texts) == 1 else [TextChunk(text=text) for text in turn.texts]
+    if turn.role == "user":
+        return UserMessage(content=content)
+    if turn.role == "system":
+        return SystemMessage(content=content)
+    return AssistantMessage(content=content, prefix=turn.unfinished)
+
+
+def _broken(path: Path, what: str, error: Exception) -> TokenizerError:
+    return TokenizerError(
+        f"{path} cannot be read as {what}: {_reason(error)}. Download it again from the checkpoint's repository; a "
+        "file of a newer version needs a newer mistral-common."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One line; mistral-common keeps its text in `message`, and assertions carry whole values."""
+    text = error.message if isinstance(error, MistralCommonException) else str(error)
+    line = " ".join(text.split()) or type(error).__name__
+    return line.rstrip(".") if len(line) <= 300 else line[:300] + "…"
