@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ostro.core.errors import OstroError
+from ostro.core.errors import NotReadyError, OstroError
 
 log = logging.getLogger("ostro.web")
 
@@ -49,7 +49,7 @@ def error_response(error: OstroError) -> Response:
 async def handle_ostro_error(request: Request, error: Exception) -> Response:
     """For FastAPI's `exception_handlers`."""
     assert isinstance(error, OstroError)
-    if error.status >= 500:
+    if error.status >= 500 and not isinstance(error, NotReadyError):  # whoever is not ready has logged why
         log.warning("%s %s: %s", request.method, request.scope["path"], error.message)
     return error_response(error)
 
