@@ -37,7 +37,7 @@ check: $(VENV)/.test ## lint, format, types, import contracts
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.test ## benchmarks against other implementations, in one run
-	$(BIN)/ostro bench
+	$(BIN)/python -m benchmarks
 
 slow: $(VENV)/.test ## tests that take minutes and gigabytes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
