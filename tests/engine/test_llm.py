@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_checkpoints
 import torch
 
+import tiny_checkpoints
 from ostro import LLM, SamplingParams
 from ostro.core.errors import InvalidRequestError, ModelNotFoundError, PromptTooLongError, TokenizerError
 from ostro.training.tokenizer import train_tekken, write_tekken

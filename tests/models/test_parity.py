@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_checkpoints
 import torch
-from tiny_checkpoints import MAKERS, Tiny
 
+import tiny_checkpoints
 from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, TokensEvent
 from ostro.core.sampling import SamplingParams
@@ -18,6 +17,7 @@ from ostro.engine.plan import Admission, BatchPlan, PlanRow
 from ostro.engine.runner import Runner
 from ostro.models.layers.context import DenseContext
 from ostro.weights.loader import load_model
+from tiny_checkpoints import MAKERS, Tiny
 
 TOLERANCE = 1e-4
 BLOCK = 4
@@ -95,7 +95,7 @@ def run(engine: Engine, prompts: list[list[int]], new: int, seed: int = 0) -> li
 
 
 def check_greedy(tiny: Tiny, ids: list[int], events: list[TokensEvent]) -> None:
-    """Tokens equal the reference's wherever its two best are further apart than the tolerance; log-probabilities too."""
+    """Tokens equal the reference's where its two best are further apart than the tolerance, log-probabilities all."""
     tokens = [token for event in events for token in event.token_ids]
     logits = tiny.reference_logits(ids + tokens)[len(ids) - 1 : -1]
     best = logits.topk(2, dim=-1).values

@@ -104,13 +104,12 @@ def _fill(
     left = {name for name in sources if not name.startswith(table.skipped_prefixes or ("\0",))}
     # In file order, so that a disk is read forwards.
     bindings = sorted(table.bindings, key=lambda binding: _position(binding, sources))
-    total = sum(sources[name].entry.size for name in left)
+    wanted = {binding.source for binding in bindings if binding.target != "head" or model.head is not None}
+    total = sum(sources[name].entry.size for name in wanted & sources.keys())
     done = 0
     for binding in bindings:
         if binding.target == "head" and model.head is None:
-            if binding.source in sources:
-                _check_tied(model, sources[binding.source], binding)
-                left.discard(binding.source)
+            left.discard(binding.source)  # Checked below, once the embedding is there.
             continue
         if binding.source not in sources:
             raise CheckpointError(
@@ -123,6 +122,8 @@ def _fill(
         done += source.entry.size
         if progress is not None:
             progress(done, total, binding.source)
+    if model.head is None and table.head in sources:
+        _check_tied(model, sources[table.head], table.head)
     # What only transformers' older versions wrote, and is derived from the config.
     left = {name for name in left if not name.endswith("rotary_emb.inv_freq")}
     if left:
@@ -201,15 +202,15 @@ def _row_blocks(value: torch.Tensor, rows: int = 1024) -> Iterator[tuple[slice, 
 
 def deinterleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Rows of each head from pairs (0, 1), (2, 3), … to halves: all firsts, then all seconds. [H*D, I] -> [H*D, I]."""
-    pairs = weight.unflatten(0, (-1, head_dim // 2, 2))
-    return pairs.transpose(1, 2).flatten(0, 2)
+    pairs = weight.view(-1, head_dim // 2, 2, weight.shape[-1])
+    return pairs.transpose(1, 2).reshape(weight.shape)
 
 
-def _check_tied(model: Decoder, source: _Source, binding: Binding) -> None:
+def _check_tied(model: Decoder, source: _Source, name: str) -> None:
     """A tied checkpoint may repeat the embedding as its head, but not bring another one."""
     head = source.file.read(source.entry).to(model.embed.weight.dtype)
     if not torch.equal(head, model.embed.weight.data.cpu()):
         raise CheckpointError(
-            f"{source.file.path.name}: the config says that the head is tied to the embedding, but '{binding.source}' "
+            f"{source.file.path.name}: the config says that the head is tied to the embedding, but '{name}' "
             "differs from it. Set tie_word_embeddings to false in config.json if the head is its own."
         )

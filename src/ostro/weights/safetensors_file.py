@@ -81,7 +81,7 @@ class SafetensorsFile:
         assert target.is_contiguous()
         assert target.dtype == entry.dtype
         assert target.is_cpu
-        view = memoryview(target.reshape(-1).view(torch.uint8).numpy())
+        view: memoryview = target.reshape(-1).view(torch.uint8).numpy().data
         assert len(view) == entry.size
         at = 0
         while at < entry.size:
