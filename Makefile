@@ -3,10 +3,11 @@
 PYTHON ?= python3
 PORT ?= 8000
 MODEL ?=
-# More arguments for pip, pytest and `ostro serve`.
+# More arguments for pip, pytest, `ostro serve` and `python -m benchmarks`.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 SERVE_ARGS ?=
+BENCH_ARGS ?=
 # Without an NVIDIA driver the small CPU build of PyTorch is taken; where this index cannot be reached, or is
 # empty (TORCH_INDEX=), pip takes what its own index has.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)

@@ -7,7 +7,6 @@ own function, so that `ostro --help` answers at once.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -48,8 +47,6 @@ def build_app() -> typer.Typer:
             raise typer.Exit(WRONG_USAGE)
 
     for name in COMMANDS:
-        if importlib.util.find_spec(f"ostro.cli.{name}") is None:
-            continue
         importlib.import_module(f"ostro.cli.{name}").register(app)
     return app
 
