@@ -13,7 +13,7 @@ import msgspec
 
 from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.request import EngineRequest
-from ostro.core.sampling import INT_BOUND, SEED_BOUND, SamplingParams
+from ostro.core.sampling import MAX_COUNT, SEED_BOUND, SamplingParams
 
 
 def sibling_seed(seed: int, index: int) -> int:
@@ -83,7 +83,7 @@ def _check_prompt(tokens: Sequence[int], params: SamplingParams, context: int) -
     if not tokens:
         raise InvalidRequestError("The prompt is empty; at least one token is needed.", param="prompt")
     for token in (min(tokens), max(tokens)):
-        if not 0 <= token < INT_BOUND:
+        if not 0 <= token <= MAX_COUNT:
             raise InvalidRequestError(f"The prompt holds {token}, which is no token id.", param="prompt")
     if len(tokens) + (params.max_tokens or 1) > context:
         raise PromptTooLongError(len(tokens), params.max_tokens, context)

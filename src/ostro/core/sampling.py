@@ -18,7 +18,6 @@ MAX_LOGIT_BIAS = 1024
 SEED_BOUND = 2**63
 # Counts and token ids stay within what every tensor and message type holds.
 MAX_COUNT = 2**31 - 1
-INT_BOUND = 2**31  # no count and no token id reaches it; larger ones would not cross a wire
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,9 +124,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequestError(f"{name} must be a whole number, not {value!r}.", param=name)
-    most = INT_BOUND - 1 if high is None else high
-    if not low <= value <= most:
-        bounds = f"at least {low}" if value < low and high is None else f"between {low} and {most}"
+    if not low <= value <= high:
+        bounds = f"at least {low}" if value < low and high == MAX_COUNT else f"between {low} and {high}"
         raise InvalidRequestError(f"{name} must be {bounds}, not {value}.", param=name)
 
 

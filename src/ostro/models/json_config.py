@@ -51,6 +51,7 @@ HARMLESS = frozenset(
     ]
 )
 
+MAX_LAYERS = 10_000
 _MISSING = object()
 
 
@@ -61,10 +62,13 @@ class ConfigReader:
         self._values = dict(values)
         self._where = where
 
-    def integer(self, key: str, default: Any = _MISSING) -> int:
+    def integer(self, key: str, default: Any = _MISSING, *, most: int = 2**31 - 1) -> int:
+        """A size or a count: from 1 to `most`."""
         value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{self._where}: '{key}' must be a whole number, not {value!r}.", param=key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ConfigError(
+                f"{self._where}: '{key}' must be a whole number from 1 to {most}, not {value!r}.", param=key
+            )
         return value
 
     def real(self, key: str, default: Any = _MISSING) -> float:

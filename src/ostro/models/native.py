@@ -7,7 +7,7 @@ from typing import Any
 
 from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig, QueryScaling, YarnConfig
-from ostro.models.json_config import ConfigReader, check_window
+from ostro.models.json_config import MAX_LAYERS, ConfigReader, check_window
 from ostro.models.names import NamesTable, native_names
 
 # params.json of the first models says nothing of the context; this is what they were trained for.
@@ -22,7 +22,7 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     for key in ("moe", "q_lora_rank", "kv_lora_rank"):
         if reader.optional(key):
             raise ConfigError(f"params.json: '{key}' is set; only dense decoders are supported so far.", param=key)
-    layers, heads, dim = reader.integer("n_layers"), reader.integer("n_heads"), reader.integer("dim")
+    layers, heads, dim = reader.integer("n_layers", most=MAX_LAYERS), reader.integer("n_heads"), reader.integer("dim")
     reader.expect("causal", True)
     reader.expect("use_biases", False, None)
     theta = reader.real("rope_theta", 10_000.0)

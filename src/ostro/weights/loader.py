@@ -195,7 +195,8 @@ def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _row_blocks(value: torch.Tensor, rows: int = 1024) -> Iterator[tuple[slice, torch.Tensor]]:
+def _row_blocks(value: torch.Tensor, elements: int = 1 << 20) -> Iterator[tuple[slice, torch.Tensor]]:
+    rows = max(1, elements // max(1, value[0].numel()))
     for start in range(0, value.shape[0], rows):
         yield slice(start, start + rows), value[start : start + rows]
 

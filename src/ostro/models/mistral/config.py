@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ostro.models.config import DecoderConfig
-from ostro.models.json_config import ConfigReader, read_dtype, read_eos, read_rope
+from ostro.models.json_config import MAX_LAYERS, ConfigReader, read_dtype, read_eos, read_rope
 
 DEFAULT_THETA = 10_000.0
 # What the reference implementation takes for a key that config.json leaves out. A null is not left out: it is
@@ -24,7 +24,7 @@ def read_shape(reader: ConfigReader) -> dict[str, Any]:
         "vocab_size": reader.integer("vocab_size"),
         "hidden_size": hidden,
         "intermediate_size": reader.integer("intermediate_size"),
-        "num_layers": reader.integer("num_hidden_layers"),
+        "num_layers": reader.integer("num_hidden_layers", most=MAX_LAYERS),
         "num_heads": heads,
         "num_kv_heads": reader.integer("num_key_value_heads", heads),
         "head_dim": reader.integer("head_dim", hidden // heads),

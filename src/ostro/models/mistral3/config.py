@@ -42,7 +42,7 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     )
     reader.finish()
     kind = text.get("model_type", "mistral")
-    if kind not in TEXT_PARSERS:
+    if not isinstance(kind, str) or kind not in TEXT_PARSERS:
         raise ConfigError(
             f"config.json (mistral3): text_config has model_type {kind!r}; supported are "
             f"{', '.join(sorted(TEXT_PARSERS))}.",
