@@ -85,7 +85,7 @@ def test_errors_become_the_sdks_own_classes(sdk: openai.OpenAI) -> None:
     assert bad.value.type == "invalid_request_error"
     assert bad.value.request_id
     with pytest.raises(openai.BadRequestError) as long:
-        sdk.completions.create(model="fake", prompt=[65] * 600)
+        sdk.completions.create(model="fake", prompt=[65] * 30_000)
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.InternalServerError) as late:
         sdk.completions.create(model="fake", prompt=[STUCK], extra_body={"timeout": 0.1})

@@ -63,7 +63,7 @@ class FakeEngine:
         self._steps += 1
         time.sleep(0.002)
         running = list(self._requests.values())[: self.options.max_num_seqs]
-        if any(request.prompt_token_ids[0] == SLOW for request in running):
+        if any(SLOW in request.prompt_token_ids[:2] for request in running):
             time.sleep(0.05)
         events = [self._advance(request) for request in running]
         return [event for event in events if event is not None]

@@ -44,6 +44,10 @@ class EngineService(Generate, Protocol):
     def reason(self) -> str:
         """Why requests are not taken now; empty where they are."""
 
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which a request that is not taken now may be."""
+
     def start(self) -> None:
         """Begin to load, and return at once."""
 

@@ -80,6 +80,7 @@ class EngineProcess:
         self._stats = EngineStats()
         self._last_error: OstroError | None = None
         self._permanent = False
+        self._start_seconds: float | None = None
         self._child: Child | None = None
         self._streams: dict[str, TokenStream] = {}
         self._idle = asyncio.Event()
@@ -144,7 +145,7 @@ class EngineProcess:
     def submit(self, request: EngineRequest) -> TokenStream:
         """Queue a request. Raises NotReadyError, and InvalidRequestError for one too large to send."""
         if self._card is None or self._child is None or self.draining:
-            raise NotReadyError(self.reason, retry_after=self._retry_after())
+            raise NotReadyError(self.reason, retry_after=self.retry_after)
         try:
             self._child.channel.send(Submit(request))
         except LinkError as error:
@@ -180,8 +181,12 @@ class EngineProcess:
         await self._supervising
         self._supervising = None
 
-    def _retry_after(self) -> float:
-        return self._restart.longest_pause_s if self._state is EngineState.FAILED else 5.0
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which another try is worth it: what starting took the last time, where that is known."""
+        if self._state is EngineState.FAILED:
+            return self._restart.longest_pause_s
+        return 5.0 if self._start_seconds is None else self._start_seconds + self._restart.first_pause_s
 
     def _abort(self, request_id: str) -> None:
         self._forget(request_id)
@@ -217,6 +222,7 @@ class EngineProcess:
     async def _one_life(self) -> float:
         """From spawn to death; returns the seconds that the engine was ready."""
         self.loading = None
+        started = time.monotonic()
         try:
             child = self._child = await Child.spawn(self.module, self.options)
         except OSError as error:
@@ -229,6 +235,8 @@ class EngineProcess:
             child.channel.send(Shutdown())
         try:
             ready_at, fatal = await self._listen(child)
+            if ready_at is not None:
+                self._start_seconds = ready_at - started
         finally:
             self._child = None
             self._card = None
@@ -260,12 +268,14 @@ class EngineProcess:
         if self._state is EngineState.CLOSED:
             how = "the engine was shut down"
         else:
-            self._last_error = EngineDeadError(f"{how[:1].upper()}{how[1:]}") if fatal is None else fatal.rebuild()
+            text = f"{how[:1].upper()}{how[1:]}"
+            self._last_error = EngineDeadError(text) if fatal is None else fatal.rebuild()
             self._permanent = fatal is not None and fatal.is_permanent
         for request_id in list(self._streams):
             stream = self._forget(request_id)
             assert stream is not None
-            stream.fail(EngineDeadError(f"The request was lost: {how.rstrip('.')}. Send it again."))
+            message = f"The request was lost: {how.rstrip('.')}. Send it again."
+            stream.fail(EngineDeadError(message, retry_after=self.retry_after))
 
     def _take(self, message: Loading | Ready | Rejected | Events) -> None:
         match message:

@@ -33,7 +33,8 @@ class ServedModel:
         card = self.engine.card
         reason = self.engine.reason
         if card is None or reason:
-            raise NotReadyError(reason or f"The model '{self.name}' is not ready.")
+            reason = reason or f"The model '{self.name}' is not ready."
+            raise NotReadyError(reason, retry_after=self.engine.retry_after)
         return card
 
     def eos_ids(self) -> set[int]:
