@@ -159,6 +159,7 @@ def test_models(node: Node) -> None:
     one = node.http.get("/v1/models/fake").json()
     assert one["max_context_length"] == 512
     assert one["ready"] is True
+    assert one["type"] == "base"  # mistralai's client refuses a list without it
     missing = node.http.get("/v1/models/owner/none")
     assert missing.status_code == 404
     assert "'fake'" in missing.json()["error"]["message"]

@@ -299,4 +299,5 @@ class EngineProcess:
                 if self._state is not EngineState.CLOSED:
                     self._state = EngineState.READY
                 self._settled.set()
-                log.info("The model '%s' is ready after %.1f s.", card.name, card.load_seconds)
+                if self.restarts:
+                    log.info("The engine of '%s' is back.", card.name)

@@ -36,7 +36,12 @@ def serve(
     Raises what made a model fail to load.
     """
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=_FLUSH_S, lifespan="on"
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_FLUSH_S,
+        lifespan="on",
     )
     server = _DrainingServer(config, served, grace_s, on_ready)
     server.run(sockets=[listener])

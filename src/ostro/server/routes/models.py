@@ -32,6 +32,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
     described: dict[str, Any] = {
         "id": model.name,
         "object": "model",
+        "type": "base",  # what Mistral's client tells kinds of models apart by
         "created": model.created,
         "owned_by": "ostro",
         "ready": not model.engine.reason,
