@@ -160,6 +160,13 @@ def test_equal_logits_keep_the_lowest_ids() -> None:
     assert drawn_at(logits, SamplingParams(top_p=0.0005), [0.0, LARGEST_DRAW]) == [0, 2]
 
 
+def test_a_top_p_of_one_keeps_the_tail() -> None:
+    """The two best make up the whole mass in float32; a token of 1e-8 is still kept."""
+    logits = torch.tensor([[0.0, 0.0, -18.4]])
+    for params in (SamplingParams(min_p=1e-12), SamplingParams(top_k=3)):
+        assert drawn_at(logits, params, [LARGEST_DRAW]) == [2]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_greedy_is_the_first_best(dtype: torch.dtype) -> None:
     logits = torch.tensor([[0.0, 3.0, 3.0, -1.0], [5.0, -math.inf, 2.0, 5.0]]).to(dtype)
@@ -202,7 +209,7 @@ def test_a_token_of_weight_zero_is_never_drawn(vocabulary: int, seed: int, param
 
 
 def test_the_largest_draw_stays_within_the_mass() -> None:
-    """Totals for which (1 - 2^-53) * total rounds up to total, with nothing behind them."""
+    """For totals of any size, with nothing of weight behind them."""
     for seed in range(200):
         weights = torch.rand(1, 9, generator=torch.Generator().manual_seed(seed)) * 1.7
         weights[0, -3:] = 0

@@ -154,10 +154,9 @@ def _keep(best_RC: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
 def _invert(weights_RC: torch.Tensor, draws_R: torch.Tensor) -> torch.Tensor:
     """The first index whose cumulative weight exceeds draw * total: never one of weight zero."""
     cumulative_RC = weights_RC.cumsum(-1, dtype=torch.float64)
-    total_R = cumulative_RC[:, -1]
-    # A draw just below 1 times the total may round up to the total, which nothing exceeds.
-    target_R = torch.minimum(draws_R * total_R, torch.nextafter(total_R, torch.zeros_like(total_R)))
-    index_R = torch.searchsorted(cumulative_RC, target_R[:, None], right=True)[:, 0]
+    # A draw is at most 1 - 2^-53, and that times the total is below the total in float64 too.
+    target_R1 = (draws_R * cumulative_RC[:, -1])[:, None]
+    index_R = torch.searchsorted(cumulative_RC, target_R1, right=True)[:, 0]
     return index_R.clamp_(max=weights_RC.shape[-1] - 1)  # Only a row that is not a distribution (NaN) gets there.
 
 
