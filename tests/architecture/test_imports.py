@@ -54,7 +54,8 @@ def assert_torch_free(modules: list[str]) -> None:
 
 
 def test_a_client_starts_in_half_a_second() -> None:
-    code = "import time; start = time.perf_counter(); from ostro import Client; print(time.perf_counter() - start)"
+    # Processor time, so that a busy machine does not fail the test; it counts from the start of the process.
+    code = "import time; from ostro import Client; print(time.process_time())"
     taken = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(3)
