@@ -94,7 +94,7 @@ def test_errors_become_the_sdks_own_classes(sdk: openai.OpenAI) -> None:
 
 def test_an_error_in_mid_stream_is_raised(sdk: openai.OpenAI) -> None:
     stream = sdk.completions.create(
-        model="fake", prompt=[SLOW, 65], max_tokens=400, stream=True, extra_body={"timeout": 0.3}
+        model="fake", prompt=[SLOW, 65], max_tokens=400, stream=True, extra_body={"timeout": 1.5}
     )
     with pytest.raises(openai.APIError, match="deadline"):
         list(stream)

@@ -117,7 +117,7 @@ def load(options: EngineOptions, progress: Progress) -> StepEngine:
         sys.stderr.flush()
         os._exit(3)
     if options.model == "slow":
-        time.sleep(6.0)
+        time.sleep(30.0)
     progress(2, 2, "reading nothing")
     return FakeEngine(options)
 

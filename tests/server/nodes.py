@@ -26,9 +26,9 @@ class Node:
         self.process = process
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx2.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.http = httpx2.Client(base_url=self.url, timeout=120, trust_env=False)
 
-    def wait_ready(self, seconds: float = 20.0, **headers: str) -> None:
+    def wait_ready(self, seconds: float = 60.0, **headers: str) -> None:
         until(lambda: self.http.get("/health/ready", headers=headers).status_code == 200, seconds)
 
     def chat(self, text: str, **fields: Any) -> httpx2.Response:
@@ -63,7 +63,7 @@ def _payloads(response: httpx2.Response) -> Iterator[Any]:
             yield data if data == "[DONE]" else json.loads(data)
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from fake_engine import STUCK
+from fake_engine import SLOW, STUCK
 from nodes import Node
 
 
@@ -147,7 +147,7 @@ def test_deadline_before_the_first_byte_is_504(node: Node) -> None:
 
 
 def test_deadline_in_mid_stream_is_a_chunk_with_the_error(node: Node) -> None:
-    with node.streaming("/v1/completions", prompt=[65], timeout=0.2, max_tokens=500) as payloads:
+    with node.streaming("/v1/completions", prompt=[SLOW, 65], timeout=1.5, max_tokens=500) as payloads:
         *chunks, last, done = payloads
     assert chunks
     assert last["error"]["code"] == "deadline_exceeded"

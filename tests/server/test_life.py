@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -23,7 +25,7 @@ def test_the_server_answers_while_the_model_loads() -> None:
     with running_node(wait=False, model="slow") as node:
         until(lambda: _alive(node))
         assert node.http.get("/health/live").status_code == 200
-        until(lambda: "reading nothing" in node.http.get("/health/ready").text, 5)
+        until(lambda: "reading nothing" in node.http.get("/health/ready").text)
         ready = node.http.get("/health/ready")
         assert ready.status_code == 503
         assert int(ready.headers["retry-after"]) >= 1
@@ -43,30 +45,21 @@ def _alive(node: Node) -> bool:
 
 def test_a_model_that_cannot_load_ends_the_server() -> None:
     with running_node(wait=False, model="missing") as node:
-        assert node.process.wait(20) == 1
-
-
-def _leaves(node: Node, body: dict[str, Any], *, after_first: bool) -> None:
-    """Send a request, see that it runs, and close the connection."""
-    with httpx2.Client(base_url=node.url, trust_env=False, timeout=0.5) as client:
-        try:
-            with client.stream("POST", "/v1/completions", json=body) as response:
-                if after_first:
-                    next(response.iter_lines())
-                    assert node.metric("vllm:num_requests_running") == 1
-                    return
-                response.read()
-        except httpx2.ReadTimeout:
-            assert node.metric("vllm:num_requests_running") == 1
-            return
-    raise AssertionError("the answer came before the client left")
+        assert node.process.wait(60) == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_request(node: Node, stream: bool) -> None:
     before = node.metric("vllm:request_success_total", finished_reason="abort")
-    _leaves(node, {"prompt": [SLOW, 65], "max_tokens": 400, "stream": stream}, after_first=stream)
-    until(lambda: node.metric("vllm:num_requests_running") == 0, 3)
+    body = json.dumps({"prompt": [SLOW, 65], "max_tokens": 400, "stream": stream}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", node.port)) as raw:
+        raw.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        until(lambda: node.metric("vllm:num_requests_running") == 1)
+        if stream:
+            assert raw.recv(100).startswith(b"HTTP/1.1 200")
+    # It would run for 20 seconds.
+    until(lambda: node.metric("vllm:num_requests_running") == 0, 10)
     assert node.metric("vllm:request_success_total", finished_reason="abort") == before + 1
 
 
@@ -78,7 +71,7 @@ def test_a_stream_that_waits_gets_heartbeats(node: Node) -> None:
         lines = response.iter_lines()
         assert next(line for line in lines if line).startswith(":")
         assert node.metric("vllm:num_requests_running") == 1
-    until(lambda: node.metric("vllm:num_requests_running") == 0, 3)
+    until(lambda: node.metric("vllm:num_requests_running") == 0)
 
 
 def test_a_full_queue_is_429_with_retry_after_streamed_or_not() -> None:
@@ -98,13 +91,13 @@ def test_a_full_queue_is_429_with_retry_after_streamed_or_not() -> None:
         assert node.metric("vllm:num_requests_waiting") == 1
         node.process.kill()
         for blocker in blockers:
-            blocker.join(10)
+            blocker.join(60)
 
 
 def _post_and_forget(url: str, body: dict[str, Any]) -> None:
     with httpx2.Client(base_url=url, trust_env=False) as client:
         try:
-            client.post("/v1/completions", json=body, timeout=30)
+            client.post("/v1/completions", json=body, timeout=120)
         except httpx2.TransportError:
             return  # The test ends the server under it.
 
@@ -138,13 +131,13 @@ def test_an_engine_that_dies_before_the_first_token_is_503() -> None:
 
 
 def test_sigterm_drains_and_exits_with_0() -> None:
-    with running_node() as node, httpx2.Client(base_url=node.url, trust_env=False) as other:
+    with running_node(grace_s=60) as node, httpx2.Client(base_url=node.url, trust_env=False, timeout=60) as other:
         other.get("/health/live")  # a connection that is open before the drain
         (engine,) = _children(node)
-        with node.streaming("/v1/completions", prompt=[SLOW, 65], max_tokens=20) as payloads:
+        with node.streaming("/v1/completions", prompt=[SLOW, 65], max_tokens=60) as payloads:
             next(payloads)
             node.terminate()
-            until(lambda: other.get("/health/ready").status_code == 503, 3)
+            until(lambda: other.get("/health/ready").status_code == 503)
             refused = other.post("/v1/completions", json={"prompt": "x"})
             assert refused.status_code == 503
             assert refused.headers["retry-after"]
@@ -152,7 +145,7 @@ def test_sigterm_drains_and_exits_with_0() -> None:
             *_, last, done = payloads
         assert last["choices"][0]["finish_reason"] == "length"
         assert done == "[DONE]"
-        assert node.process.wait(10) == 0
+        assert node.process.wait(60) == 0
         assert not engine.is_running()
 
 
@@ -163,14 +156,14 @@ def test_what_outlasts_the_grace_is_dropped_and_the_exit_is_still_0() -> None:
             node.terminate()
             *_, last, _ = payloads
         assert "shut down" in last["error"]["message"]
-        assert node.process.wait(10) == 0
+        assert node.process.wait(60) == 0
 
 
 def test_killing_the_server_ends_its_engine() -> None:
     with running_node() as node:
         (engine,) = _children(node)
         os.kill(node.process.pid, signal.SIGKILL)
-        until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 5)
+        until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_readiness_is_a_real_pass_and_probes_share_it(node: Node) -> None:
