@@ -18,19 +18,39 @@ SYSTEM_PROMPTS = (
     "You work for a bank.",
 )
 
-# Turns that ask nothing new: the intent stays what it was.
-FOLLOW_UPS = (
-    "thanks", "Thank you!", "ok", "Okay, thanks.", "Can you repeat that?", "Please repeat.", "Which one was it?",
-    "What was my question about?", "Are you sure?", "Really?", "Say that again please", "Sorry, what?",
-    "I did not get that.", "What did you say?", "Could you tell me the intent again?", "And the label?",
-    "What is the intent?", "Which intent is this?", "Please answer again.", "Once more please", "I see.", "Got it.",
-    "Alright", "Hmm", "What category is that?", "Name the category again.", "Is that right?", "Please confirm.",
-    "Can you confirm that?", "I am still waiting for your answer.", "Hello?", "Are you there?", "yes", "Yes please.",
-    "right", "Good.", "Great, thanks a lot!", "Fine, but what was it again?", "Remind me what this is about.",
-    "What were we talking about?", "So what is it?", "Tell me once more.", "As I said.", "That is what I asked.",
-    "Same question as before.", "I asked that already.", "Still the same problem.", "Any news?", "Go on.",
-    "What do you think it is?",
+# Turns that ask nothing new: the intent stays what it was. Put together of an opener, a core and a closer, so that
+# what is learnt is the kind of turn, not a list of sentences.
+OPENERS = (
+    "", "", "", "", "Sorry, ", "Hmm, ", "Ok, ", "Wait, ", "Well, ", "Excuse me, ", "Please, ", "Hi, ", "And ",
+    "So ", "But ", "Oh, ", "Thanks, ", "Right, ", "No, ", "Yes, ", "Sorry but ", "I see, ", "Again, ",
 )  # fmt: skip
+CORES = (
+    "can you repeat that", "could you repeat that", "can you say that again", "could you say it again",
+    "repeat that", "say that again", "tell me again", "tell me once more", "please repeat", "what was that",
+    "what did you say", "what do you mean", "I did not get that", "I did not understand", "I missed that",
+    "come again", "one more time", "once more", "again", "which one was it", "which one is it", "what is it",
+    "what was it", "what is it about", "what is this about", "what was my question about", "what did I ask",
+    "what was I asking", "what were we talking about", "what is the intent", "which intent is it",
+    "name the intent", "what was the intent", "what is the label", "which label", "what category is that",
+    "which category is this", "name the category", "what is the topic", "are you sure", "are you certain",
+    "is that right", "is that correct", "is it really", "really", "seriously", "can you confirm",
+    "can you confirm that", "please confirm", "do you understand", "did you understand me", "you heard me",
+    "as I said", "that is what I asked", "that is what I meant", "same question", "same question as before",
+    "I asked that already", "I already told you", "still the same problem", "it is still the same",
+    "nothing has changed", "answer me", "please answer", "answer again", "go on", "continue", "any news", "hello",
+    "are you there", "still there", "thanks", "thank you", "thank you very much", "many thanks", "thanks a lot",
+    "cheers", "great", "good", "perfect", "fine", "ok", "okay", "alright", "I see", "got it", "understood",
+    "makes sense", "yes", "yes please", "right", "sure", "hmm", "well", "remind me", "remind me what this is about",
+    "help me with that", "can you help me with this", "can you help", "what should I do", "what now",
+    "what can I do about it", "and now", "please help", "I need help with it",
+)  # fmt: skip
+CLOSERS = ("", "", "?", "?", ".", "!", " please", " please?", "...", " then?", " again?", " now?", " thanks")
+
+
+def follow_up(rng: random.Random) -> str:
+    """A turn that asks nothing new."""
+    text = rng.choice(OPENERS) + rng.choice(CORES) + rng.choice(CLOSERS)
+    return text[:1].upper() + text[1:] if rng.random() < 0.7 else text
 
 
 @dataclass(frozen=True)
@@ -120,7 +140,7 @@ def conversation(
         renderer.ask(row, augment(question.text, data, rng), question_loss)
         renderer.answer(row, question.label)
         while rng.random() < data.follow_up:
-            renderer.ask(row, rng.choice(FOLLOW_UPS))
+            renderer.ask(row, augment(follow_up(rng), data, rng))
             renderer.answer(row, question.label)
     return row
 
