@@ -22,8 +22,8 @@ def _home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_quickest_to_answer_is_taken_and_said(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch()
     with (
-        FakeHub({REPO: repo}, Faults(delay_s=0.2)) as hub,
-        FakeHub({REPO: repo}, Faults(delay_s=0.3)) as slow,
+        FakeHub({REPO: repo}, Faults(delay_s=1.0)) as hub,
+        FakeHub({REPO: repo}, Faults(delay_s=1.5)) as slow,
         FakeHub({REPO: repo}) as quick,
     ):
         monkeypatch.setenv("OSTRO_MIRRORS", f"{slow.url}, {quick.url}/")
@@ -42,9 +42,9 @@ def test_a_quick_mirror_without_this_repository_is_not_taken(repo: Path) -> None
 
 def test_a_hanging_mirror_holds_nothing_up(repo: Path) -> None:
     start = time.monotonic()
-    with FakeHub({REPO: repo}) as hub, FakeHub({REPO: repo}, Faults(delay_s=5)) as hanging:
+    with FakeHub({REPO: repo}) as hub, FakeHub({REPO: repo}, Faults(delay_s=30)) as hanging:
         assert pull(hub, mirrors=(hanging.url,)).manifest.endpoint == hub.url
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 25
 
 
 @pytest.mark.parametrize("change", ["commit", "digest"])
@@ -53,7 +53,7 @@ def test_a_mirror_that_disagrees_with_the_hub_is_left_out(repo: Path, tmp_path: 
     shutil.copytree(repo, other)
     (other / SHARD_1).write_bytes(b"y" * SIZE)
     watch = Watch()
-    with FakeHub({REPO: repo}, Faults(delay_s=0.1)) as hub:
+    with FakeHub({REPO: repo}, Faults(delay_s=1.0)) as hub:  # much slower, and yet its word counts
         claimed = None if change == "commit" else str(hub.listing(REPO)["sha"])
         with FakeHub({REPO: other}, commit=claimed) as mirror:
             result = pull(hub, watch=watch, mirrors=(mirror.url,))
@@ -65,7 +65,7 @@ def test_a_mirror_that_disagrees_with_the_hub_is_left_out(repo: Path, tmp_path: 
 def test_the_next_takes_over_when_one_breaks_off(repo: Path) -> None:
     watch = Watch()
     with (
-        FakeHub({REPO: repo}, Faults(delay_s=0.2)) as hub,
+        FakeHub({REPO: repo}, Faults(delay_s=0.3)) as hub,
         FakeHub({REPO: repo}, Faults(break_after=300_000, only=SHARD_1)) as mirror,
     ):
         result = pull(hub, watch=watch, mirrors=(mirror.url,))
@@ -80,6 +80,12 @@ def test_a_dead_hub_with_a_living_mirror(repo: Path, monkeypatch: pytest.MonkeyP
         pass
     with FakeHub({REPO: repo}) as mirror:
         assert pull(dead, mirrors=(mirror.url,)).manifest.endpoint == mirror.url
+
+
+def test_a_hub_that_hangs_is_waited_for_only_so_long(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ostro.weights.hub.mirrors.HUB_WAIT_S", 0.2)
+    with FakeHub({REPO: repo}, Faults(delay_s=30)) as hub, FakeHub({REPO: repo}) as mirror:
+        assert pull(hub, mirrors=(mirror.url,)).manifest.endpoint == mirror.url
 
 
 def test_nobody_has_it(repo: Path) -> None:

@@ -7,6 +7,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+import httpx2
+
 from ostro.core.errors import HubError
 from ostro.weights.hub.endpoint import Endpoint, RefusedError, UnavailableError, new_client
 from ostro.weights.hub.listing import Listing
@@ -14,6 +16,8 @@ from ostro.weights.hub.listing import Listing
 # Once one endpoint has answered, the others get this long (or twice that answer's time) to be compared with it.
 GRACE_S = 0.5
 PROBE_TIMEOUT_S = 20.0
+# The configured hub gets longer: its word on commit and digests is better than a mirror's.
+HUB_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,12 @@ def find_sources(
 
 def _ask_all(endpoints: tuple[Endpoint, ...], repo: str, revision: str) -> tuple[list[_Answer], list[Endpoint]]:
     answered: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+    # Made before the clock starts: loading certificates takes longer than many a mirror.
+    clients = [new_client() for _ in endpoints]
     start = time.monotonic()
-    for endpoint in endpoints:
+    for endpoint, client in zip(endpoints, clients, strict=True):
         # Daemon threads: a mirror that hangs must not hold the program when the pull is done or stopped.
-        threading.Thread(target=_ask, args=(endpoint, repo, revision, answered), daemon=True).start()
+        threading.Thread(target=_ask, args=(client, endpoint, repo, revision, answered), daemon=True).start()
     answers: list[_Answer] = []
     deadline = start + PROBE_TIMEOUT_S
     while len(answers) < len(endpoints):
@@ -78,16 +84,20 @@ def _ask_all(endpoints: tuple[Endpoint, ...], repo: str, revision: str) -> tuple
             answers.append(answered.get(timeout=max(0.0, deadline - time.monotonic())))
         except queue.Empty:
             break
-        if answers[-1].listing is not None:
-            deadline = min(deadline, time.monotonic() + max(GRACE_S, 2 * answers[-1].seconds))
+        if any(answer.listing is not None for answer in answers):
+            hub_answered = any(answer.endpoint == endpoints[0] for answer in answers)
+            wait = max(GRACE_S, 2 * answers[0].seconds) if hub_answered else HUB_WAIT_S
+            deadline = min(start + PROBE_TIMEOUT_S, start + answers[0].seconds + wait)
     waiting = [endpoint for endpoint in endpoints if endpoint not in [answer.endpoint for answer in answers]]
     return answers, waiting
 
 
-def _ask(endpoint: Endpoint, repo: str, revision: str, answered: queue.SimpleQueue[_Answer]) -> None:
+def _ask(
+    client: httpx2.Client, endpoint: Endpoint, repo: str, revision: str, answered: queue.SimpleQueue[_Answer]
+) -> None:
     start = time.monotonic()
     try:
-        with new_client() as client:
+        with client:
             listing = endpoint.listing(client, repo, revision)
     except HubError as error:
         answered.put(_Answer(endpoint, time.monotonic() - start, None, error))
