@@ -27,8 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 REPO = "example/seven-billion"
 SHARDS = 4
 KV_MEMORY = 1 << 30
-# What Python, PyTorch and their libraries take before any weight is loaded.
-RUNTIME = 600 << 20
 
 
 def write_sharded(folder: Path) -> int:
@@ -117,14 +115,15 @@ def test_pull_load_and_serve_a_seven_billion_shape(tmp_path: Path, capsys: pytes
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
-    limit = 1.05 * (weights + KV_MEMORY) + RUNTIME
+        assert server.stdout is not None
+        server.stdout.close()
     with capsys.disabled():
         print(
             f"\n7B shape: pulled {weights / 1e9:.1f} GB in {pulled:.0f} s, ready after {loaded:.1f} s, "
             f"peak resident memory while loading {loading_peak / 2**30:.2f} GiB = "
             f"{loading_peak / (weights + KV_MEMORY):.3f} of weights plus cache"
         )
-    assert loading_peak <= limit
+    assert loading_peak <= 1.05 * weights + KV_MEMORY
 
 
 def wait_until_ready(server: subprocess.Popen[str]) -> tuple[str, float]:
