@@ -59,6 +59,7 @@ def recipe() -> Recipe:
             text_share=0.25,
             word_dropout=0.1,
             typos=0.1,
+            follow_up=0.1,
         ),
         train=OptimiserRecipe(
             steps=12, tokens=400, rate=0.003, warmup=2, dropout=0.1, question_loss=0.1, save_every=4, evaluate_every=6

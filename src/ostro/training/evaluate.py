@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from ostro.core.errors import TrainingError
 from ostro.models.layers.context import DenseContext
 from ostro.models.layers.decoder import Decoder
 from ostro.training.conversations import Renderer
@@ -68,12 +69,15 @@ def conversation_accuracy(model: Decoder, renderer: Renderer, questions: Sequenc
 
 
 def text_loss(model: Decoder, renderer: Renderer, text: str, length: int = 256) -> float:
-    """Mean cross-entropy per token (nats) over windows of `length` tokens."""
+    """Mean cross-entropy per token (nats) over windows of `length` tokens, or of all there are. Raises TrainingError."""
     tokens = renderer.encode(text)
+    if not tokens:
+        raise TrainingError("The held-out text is empty, so there is nothing to measure; raise `validation`.")
+    length = min(length, len(tokens))
     losses = []
-    for start in range(0, len(tokens) - length, length):
+    for start in range(0, max(1, len(tokens) - length), length):
         ids = torch.tensor([renderer.special.bos, *tokens[start : start + length]])
         with torch.inference_mode():
             hidden = model(ids[:-1], torch.arange(length), DenseContext())
             losses.append(F.cross_entropy(model.logits(hidden).float(), ids[1:]).item())
-    return sum(losses) / max(1, len(losses))
+    return sum(losses) / len(losses)
