@@ -69,7 +69,7 @@ def conversation_accuracy(model: Decoder, renderer: Renderer, questions: Sequenc
 
 
 def text_loss(model: Decoder, renderer: Renderer, text: str, length: int = 256) -> float:
-    """Mean cross-entropy per token (nats) over windows of `length` tokens, or of all there are. Raises TrainingError."""
+    """Mean cross-entropy per token (nats) over windows of `length` tokens, or over all there are."""
     tokens = renderer.encode(text)
     if not tokens:
         raise TrainingError("The held-out text is empty, so there is nothing to measure; raise `validation`.")
