@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from ostro.core.sampling import SamplingParams
@@ -24,6 +26,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: resolved by the caller, never None: sampling is keyed by (seed, position).
     group: siblings of one prompt (`n` > 1) share it; they wait for the first to have cached the prompt.
     salt: tenant salt of the block hashes; equal prompts under other salts share no cache.
+    pooling: no answer is generated; the prompt's hidden states become one vector: that of its last token, or the
+        mean of all.
     """
 
     request_id: str
@@ -37,6 +41,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     adapter_id: str = ""
     salt: str = ""
     spans: list[MediaSpan] = []
+    pooling: Literal["last", "mean"] | None = None
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
@@ -52,6 +57,8 @@ class TokensEvent(msgspec.Struct, kw_only=True):
 
     finish_reason: "stop" (stop token, which is not among token_ids), "length", "abort", "deadline", "error".
     cached_tokens: prompt tokens that came from the prefix cache; set on the first event.
+    prompt_logprobs: one entry a prompt token, None for the first; on the first event, where they were asked for.
+    embedding: the pooled vector, float32 little-endian, on the only event of a pooling request.
     """
 
     request_id: str
@@ -60,6 +67,8 @@ class TokensEvent(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     cached_tokens: int = 0
     error: str | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    embedding: bytes | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

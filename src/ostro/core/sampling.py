@@ -15,6 +15,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
+MAX_BANNED_TOKEN_IDS = 1024
 SEED_BOUND = 2**63
 # Counts and token ids stay within what every tensor and message type holds.
 MAX_COUNT = 2**31 - 1
@@ -40,6 +41,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     n: completions per prompt.
     stop: strings that end the answer and are not part of it. stop_token_ids: tokens that do.
     ignore_eos: go on after the end-of-sequence token.
+    banned_token_ids: tokens that are never chosen.
+    constraint: the grammar that the answer must match, as `ostro.core.constraints` makes them; None is free.
+    prompt_logprobs: None is off; k reports the log-probability of each prompt token but the first, and the k best
+        in its place, in nats.
     """
 
     max_tokens: int | None = None
@@ -58,6 +63,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
+    banned_token_ids: Sequence[int] = ()
+    constraint: str | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -80,6 +88,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             _check_int("seed", self.seed, -SEED_BOUND, SEED_BOUND - 1)
         if self.logprobs is not None:
             _check_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _check_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         _check_int("n", self.n, 1, MAX_N)
         self._check_stops()
         self._check_logit_bias()
@@ -101,8 +111,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise InvalidRequestError(
                 f"At most {MAX_STOP_TOKEN_IDS} stop_token_ids are allowed.", param="stop_token_ids"
             )
-        for token in self.stop_token_ids:
-            _check_int("stop_token_ids", token, 0, MAX_COUNT)
+        if len(self.banned_token_ids) > MAX_BANNED_TOKEN_IDS:
+            raise InvalidRequestError(
+                f"At most {MAX_BANNED_TOKEN_IDS} banned_token_ids are allowed.", param="banned_token_ids"
+            )
+        for field in ("stop_token_ids", "banned_token_ids"):
+            for token in getattr(self, field):
+                _check_int(field, token, 0, MAX_COUNT)
 
     def _check_logit_bias(self) -> None:
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
