@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from fastapi import Request
 
 from ostro.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
 from ostro.core.protocols import EngineService
@@ -70,6 +73,19 @@ class Models:
         if not served:
             raise ValueError("a server needs at least one model")
         self.served = dict(served)
+
+    async def use(self, request: Request, name: str | None) -> ServedModel:  # noqa: ARG002
+        """The model of that name, loaded, until the answer to `request` is over."""
+        model = self.find(name)
+        model.ready_card()
+        return model
+
+    @asynccontextmanager
+    async def using(self, name: str | None) -> AsyncIterator[ServedModel]:
+        """The model of that name, loaded, for work that is not a request's."""
+        model = self.find(name)
+        model.ready_card()
+        yield model
 
     def find(self, name: str | None) -> ServedModel:
         """The model of that name, the first one for None. Raises ModelNotFoundError that lists what there is."""
