@@ -27,6 +27,7 @@ def test_an_answer_has_openais_shape(node: Node) -> None:
         "completion_tokens": 6,
         "total_tokens": 12,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

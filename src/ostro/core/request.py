@@ -105,11 +105,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one request. cached_tokens is the part of prompt_tokens that was not computed again."""
+    """Tokens of one request. cached_tokens is the part of prompt_tokens that was not computed again,
+    reasoning_tokens the part of completion_tokens that was thought and not said."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -16,8 +16,10 @@ from ostro.core.expand import expand
 from ostro.core.request import TokenLogprobs, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.server.context import ServerContext
-from ostro.server.generation import Generation, Piece
+from ostro.server.generation import AnswerReader, Generation, Piece, PlainText, TokensOnly
 from ostro.server.models import ServedModel
+from ostro.tokenizer.answers import CallArguments, CallStart, Reasoning, Text
+from ostro.tokenizer.detokenizer import Detokenizer
 from ostro.web.disconnect import while_connected
 from ostro.web.errors import error_body
 from ostro.web.sse import DONE, EventStreamResponse, sse_data
@@ -28,19 +30,13 @@ log = logging.getLogger("ostro.server")
 
 @dataclass(frozen=True)
 class Job:
-    """One HTTP request, resolved. continuation: the answers go on from their prompts' text."""
+    """One HTTP request to answer."""
 
     model: ServedModel
     body: GenerationRequest
-    params: SamplingParams
-    prompts: Sequence[list[int]]
-    continuation: bool
     id: str
+    num_choices: int
     created: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def num_choices(self) -> int:
-        return len(self.prompts) * self.params.n
 
     @property
     def shows_token_ids(self) -> bool:
@@ -49,20 +45,42 @@ class Job:
 
 
 @dataclass
+class Call:
+    """A whole tool call; arguments are JSON text."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass
 class Choice:
     """A whole answer, gathered from its pieces."""
 
     index: int
     text: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
     finish_reason: str = ""
 
     def add(self, piece: Piece) -> None:
-        self.text += piece.text
+        for part in piece.parts:
+            match part:
+                case Text(text):
+                    self.text += text
+                case Reasoning(text):
+                    self.reasoning += text
+                case CallStart(_, call_id, name):
+                    self.calls.append(Call(call_id, name))
+                case CallArguments(index, text):
+                    self.calls[index].arguments += text
         self.token_ids += piece.token_ids
         if piece.logprobs is not None:
             self.logprobs = (self.logprobs or []) + piece.logprobs
+        self.prompt_logprobs = piece.prompt_logprobs or self.prompt_logprobs
         self.finish_reason = piece.finish_reason or self.finish_reason
 
 
@@ -80,10 +98,27 @@ class Shape:
     whole: Callable[[Sequence[Choice], Usage], Any]
 
 
-async def answer(request: Request, context: ServerContext, job: Job, shape: Shape) -> Response:
-    """Run a job. Everything that goes wrong before the first token is an HTTP status, streamed or not."""
-    generation = _submit(context, job)
-    headers = job.body.ignored_header()
+def plain_reader(model: ServedModel, params: SamplingParams) -> Callable[[], AnswerReader]:
+    """Readers of text that goes on from a prompt's."""
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        return TokensOnly
+    return lambda: PlainText(Detokenizer(tokenizer, params.stop, continuation=True))
+
+
+async def answer(
+    request: Request,
+    context: ServerContext,
+    job: Job,
+    shape: Shape,
+    generation: Generation,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer with what a job's generation gives.
+
+    Everything that goes wrong before the first token is an HTTP status, streamed or not.
+    """
+    headers = {**job.body.ignored_header(), **(headers or {})}
     try:
         if not job.body.stream:
             choices = await while_connected(request, _gather(generation, job))
@@ -102,27 +137,38 @@ async def answer(request: Request, context: ServerContext, job: Job, shape: Shap
     )
 
 
-def _submit(context: ServerContext, job: Job) -> Generation:
-    card = job.model.ready_card()
-    eos_ids = job.model.eos_ids()
+def submit(
+    context: ServerContext,
+    model: ServedModel,
+    prompts: Sequence[list[int]],
+    params: SamplingParams,
+    reader: Callable[[], AnswerReader],
+    *,
+    request_id: str,
+    priority: int = 0,
+    timeout_s: float | None = None,
+    param: str = "prompt",
+) -> Generation:
+    """Queue prompts. param: where they came from, for a PromptTooLongError."""
+    card = model.ready_card()
+    eos_ids = model.eos_ids()
     groups = []
-    for index, prompt in enumerate(job.prompts):
-        request_id = job.id if len(job.prompts) == 1 else f"{job.id}-p{index}"
+    for index, prompt in enumerate(prompts):
         try:
             group = expand(
-                request_id,
+                request_id if len(prompts) == 1 else f"{request_id}-p{index}",
                 prompt,
-                job.params,
+                params,
                 eos_ids=eos_ids,
                 context=card.context,
-                priority=job.body.priority,
-                timeout_s=job.body.timeout,
+                priority=priority,
+                timeout_s=timeout_s,
             )
         except PromptTooLongError as error:
-            error.param = "messages" if hasattr(job.body, "messages") else "prompt"
+            error.param = param
             raise
         groups.append(group)
-    return Generation(job.model, groups, job.params.stop, context.metrics, continuation=job.continuation)
+    return Generation(model, groups, reader, context.metrics)
 
 
 async def _gather(generation: Generation, job: Job) -> list[Choice]:
@@ -138,7 +184,7 @@ async def _frames(generation: Generation, job: Job, shape: Shape) -> AsyncIterat
             yield sse_data(chunk)
         while (piece := await generation.next()) is not None:
             # Bytes of half a character, or the start of a stop string, are held back: nothing to say yet.
-            if piece.text or piece.finish_reason is not None or piece.logprobs or job.shows_token_ids:
+            if piece.parts or piece.finish_reason is not None or piece.logprobs or job.shows_token_ids:
                 yield sse_data(shape.piece(piece))
         if job.body.include_usage:
             yield sse_data(shape.last(generation.usage()))

@@ -15,7 +15,7 @@ from ostro.observability.metrics import ServerMetrics
 from ostro.server.context import ServerContext
 from ostro.server.models import Models, ServedModel
 from ostro.server.readiness import Readiness
-from ostro.server.routes import chat, completions, health, home, metrics, models
+from ostro.server.routes import chat, completions, fim, health, home, metrics, models
 from ostro.web.auth import ApiKeyGate
 from ostro.web.body import MAX_BODY_BYTES, BodyLimit
 from ostro.web.errors import ErrorBoundary, handle_http_exception, handle_ostro_error
@@ -64,7 +64,7 @@ def create_app(
         readiness=Readiness(known),
         heartbeat_s=heartbeat_s,
     )
-    for part in (home, health, metrics, models, chat, completions):
+    for part in (home, health, metrics, models, chat, completions, fim):
         app.include_router(part.router)
     app.add_exception_handler(OstroError, handle_ostro_error)
     app.add_exception_handler(HTTPException, handle_http_exception)

@@ -4,33 +4,77 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ostro.core.errors import DeadlineExceededError, OstroError
 from ostro.core.protocols import EventStream
 from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, Usage
 from ostro.observability.metrics import ServerMetrics
 from ostro.server.models import ServedModel
+from ostro.tokenizer.answers import CallStart, Parsed, Part, Text
 from ostro.tokenizer.detokenizer import Detokenizer
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What was new of one choice. The last piece of a choice has a finish_reason, "stop" or "length"."""
+    """What was new of one choice.
+
+    parts: text, reasoning and calls, in order. finish_reason: "stop", "length" or "tool_calls" on a choice's last
+    piece. prompt_logprobs: on a choice's first piece, where they were asked for.
+    """
 
     index: int
-    text: str
+    parts: list[Part]
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None
     finish_reason: str | None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+
+class AnswerReader(Protocol):
+    """Understands the tokens of one answer as they come."""
+
+    def push(self, token_ids: Sequence[int], /) -> Parsed: ...
+
+    def finish(self) -> list[Part]: ...
+
+
+class PlainText:
+    """Reads a completion: all of it is text."""
+
+    def __init__(self, text: Detokenizer) -> None:
+        self._text = text
+
+    def push(self, token_ids: Sequence[int], /) -> Parsed:
+        text, stopped, consumed = self._text.push(token_ids)
+        return Parsed([Text(text)] if text else [], stopped, consumed, 0)
+
+    def finish(self) -> list[Part]:
+        text = self._text.finish()
+        return [Text(text)] if text else []
+
+
+class TokensOnly:
+    """Reads the answer of a model without a tokenizer: its tokens are all there is to show."""
+
+    def push(self, token_ids: Sequence[int], /) -> Parsed:
+        return Parsed([], False, len(token_ids), 0)
+
+    def finish(self) -> list[Part]:
+        return []
 
 
 class Generation:
     """All choices of one HTTP request.
 
     groups: for each prompt, its engine requests (`n` of them); choices are numbered in that order.
-    stop: strings that end an answer and are not part of it. continuation: the text goes on from the prompt's.
+    reader: makes the reader of one choice.
     Everything is submitted at once. Close it whatever happens, or the engine works on for nobody.
     Raises NotReadyError, InvalidRequestError.
     """
@@ -39,10 +83,8 @@ class Generation:
         self,
         model: ServedModel,
         groups: Sequence[Sequence[EngineRequest]],
-        stop: Sequence[str],
+        reader: Callable[[], AnswerReader],
         metrics: ServerMetrics,
-        *,
-        continuation: bool,
     ) -> None:
         self._groups = groups
         self._choices: list[_Choice] = []
@@ -52,8 +94,7 @@ class Generation:
         try:
             for request in (request for group in groups for request in group):
                 stream = model.engine.submit(request)
-                text = Detokenizer(model.tokenizer, stop, continuation=continuation) if model.tokenizer else None
-                self._choices.append(_Choice(len(self._choices), model.name, stream, text, metrics))
+                self._choices.append(_Choice(len(self._choices), model.name, stream, reader(), metrics))
         except OstroError:
             for choice in self._choices:
                 choice.close("error")
@@ -89,6 +130,7 @@ class Generation:
             prompt_tokens=sum(len(group[0].prompt_token_ids) for group in self._groups),
             completion_tokens=sum(choice.tokens for choice in self._choices),
             cached_tokens=sum(self._choices[first].cached for first in firsts),
+            reasoning_tokens=sum(choice.reasoning for choice in self._choices),
         )
 
     def close(self) -> None:
@@ -121,17 +163,19 @@ class Generation:
 
 
 class _Choice:
-    """One sequence on its way to text."""
+    """One sequence on its way to an answer."""
 
     def __init__(
-        self, index: int, model: str, stream: EventStream, text: Detokenizer | None, metrics: ServerMetrics
+        self, index: int, model: str, stream: EventStream, reader: AnswerReader, metrics: ServerMetrics
     ) -> None:
         self.index = index
         self.tokens = 0
         self.cached = 0
+        self.reasoning = 0
+        self._called = False
         self._model = model
         self._stream = stream
-        self._text = text
+        self._reader = reader
         self._metrics = metrics
         self._started = self._last = time.monotonic()
         self._closed = False
@@ -160,17 +204,18 @@ class _Choice:
         self._stream.abort()
 
     def _piece(self, event: TokensEvent) -> Piece:
-        if self._text is None:
-            return Piece(self.index, "", event.token_ids, event.logprobs, event.finish_reason)
         reason = event.finish_reason
-        new = self._text.push(event.token_ids)
-        text = new.text
-        if new.stopped:
+        parts, stopped, consumed, reasoning = self._reader.push(event.token_ids)
+        if stopped:
             reason = "stop"
         elif reason is not None:
-            text += self._text.finish()
-        logprobs = None if event.logprobs is None else event.logprobs[: new.consumed]
-        return Piece(self.index, text, event.token_ids[: new.consumed], logprobs, reason)
+            parts = [*parts, *self._reader.finish()]
+        self.reasoning += reasoning
+        self._called = self._called or any(isinstance(part, CallStart) for part in parts)
+        if reason == "stop" and self._called:
+            reason = "tool_calls"
+        logprobs = None if event.logprobs is None else event.logprobs[:consumed]
+        return Piece(self.index, parts, event.token_ids[:consumed], logprobs, reason, event.prompt_logprobs)
 
     def _refuse_bad_end(self, event: TokensEvent) -> None:
         if event.finish_reason in (None, "stop", "length"):

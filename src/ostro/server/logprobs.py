@@ -31,6 +31,12 @@ class TokenTexts:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
+    def width(self, token_id: int) -> int:
+        """Characters that the token adds to a text, where it holds whole ones; control tokens add none."""
+        if self._tokenizer is not None and self._tokenizer.is_special(token_id):
+            return 0
+        return len(self.text(token_id))
+
 
 def chat_logprobs(texts: TokenTexts, entries: Sequence[TokenLogprobs] | None) -> ChatLogprobs | None:
     if entries is None:
@@ -51,23 +57,54 @@ def chat_logprobs(texts: TokenTexts, entries: Sequence[TokenLogprobs] | None) ->
     )
 
 
-def completion_logprobs(
-    texts: TokenTexts, entries: Sequence[TokenLogprobs] | None, offset: int
-) -> CompletionLogprobs | None:
-    """`offset`: characters of the answer before the first of these tokens."""
-    if entries is None:
-        return None
-    tokens = [texts.text(entry.token_id) for entry in entries]
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
-    wanted = any(entry.top for entry in entries)
+class CompletionLogprobsWriter:
+    """Writes one completion's log-probabilities, piece by piece: it keeps count of the text that went before.
+
+    An echoed prompt comes first, by `prompt`: its ids, and an entry each.
+    """
+
+    def __init__(self, texts: TokenTexts) -> None:
+        self._texts = texts
+        self._offset = 0
+
+    def prompt(self, token_ids: Sequence[int], entries: Sequence[TokenLogprobs | None]) -> CompletionLogprobs:
+        return self._write(token_ids, entries)
+
+    def answer(self, entries: Sequence[TokenLogprobs] | None) -> CompletionLogprobs | None:
+        return None if entries is None else self._write([entry.token_id for entry in entries], entries)
+
+    def skip(self, text: str) -> None:
+        """Text that stands before without log-probabilities of its own."""
+        self._offset += len(text)
+
+    def _write(self, token_ids: Sequence[int], entries: Sequence[TokenLogprobs | None]) -> CompletionLogprobs:
+        offsets = []
+        for token_id in token_ids:
+            offsets.append(self._offset)
+            self._offset += self._texts.width(token_id)
+        wanted = any(entry is not None and entry.top for entry in entries)
+        return CompletionLogprobs(
+            [self._texts.text(token_id) for token_id in token_ids],
+            [None if entry is None else _finite(entry.logprob) for entry in entries],
+            [None if entry is None else _best(self._texts, entry) for entry in entries] if wanted else None,
+            offsets,
+        )
+
+
+def joined(first: CompletionLogprobs, second: CompletionLogprobs | None) -> CompletionLogprobs:
+    if second is None:
+        return first
+    top = None
+    if first.top_logprobs is not None or second.top_logprobs is not None:
+        top = [
+            *(first.top_logprobs or [None] * len(first.tokens)),
+            *(second.top_logprobs or [None] * len(second.tokens)),
+        ]
     return CompletionLogprobs(
-        tokens,
-        [_finite(entry.logprob) for entry in entries],
-        [_best(texts, entry) for entry in entries] if wanted else None,
-        offsets,
+        first.tokens + second.tokens,
+        first.token_logprobs + second.token_logprobs,
+        top,
+        first.text_offset + second.text_offset,
     )
 
 

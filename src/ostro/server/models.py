@@ -50,11 +50,20 @@ class ServedModel:
         tokenizer = self._tokenizer("prompt")
         return await _off_loop(lambda: tokenizer.encode(text), len(text))
 
-    async def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Token ids of a conversation in the model's own template. Raises InvalidRequestError."""
+    async def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+        """Token ids of a conversation in the model's own template; options are `Tokenizer.encode_chat`'s.
+
+        Raises InvalidRequestError.
+        """
         tokenizer = self._tokenizer("messages")
         size = sum(len(str(message.get("content", ""))) for message in messages)
-        return await _off_loop(lambda: tokenizer.encode_chat(messages), size)
+        size += len(str(options["tools"])) if "tools" in options else 0
+        return await _off_loop(lambda: tokenizer.encode_chat(messages, **options), size)
+
+    async def encode_fim(self, prompt: str, suffix: str) -> list[int]:
+        """Token ids that ask for what is between. Raises InvalidRequestError for a model that cannot."""
+        tokenizer = self._tokenizer("prompt")
+        return await _off_loop(lambda: tokenizer.encode_fim(prompt, suffix), len(prompt) + len(suffix))
 
     def _tokenizer(self, param: str) -> Tokenizer:
         if self.tokenizer is None:

@@ -10,15 +10,20 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import BaseModel, ConfigDict, Field
 
+from ostro.core.constraints import ToolPolicy
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
+from ostro.web.tools import MAX_TOOLS, ToolChoice, tool_policy
 from ostro.web.wire import GenerationRequest, UsageInfo
 
 MAX_MESSAGES = 4096
 
 
 class ContentPart(BaseModel):
-    """A piece of a message's content. Other kinds than text are refused: this server's models read text only."""
+    """A piece of a message's content: text, or what an assistant thought (Mistral's `thinking`).
+
+    Other kinds are refused: this server's models read text only.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -27,58 +32,93 @@ class ContentPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
+    """A message as OpenAI and Mistral have it. What a role may hold is the tokenizer's business to check."""
+
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: str
     content: str | list[ContentPart] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    prefix: bool | None = None
 
     def plain(self, index: int) -> dict[str, Any]:
-        """The message as a tokenizer's template takes it. Raises InvalidRequestError for parts that are not text."""
-        message = self.model_dump(exclude_none=True, exclude={"content"})
+        """The message as a tokenizer's template takes it. Raises InvalidRequestError for parts that are no text."""
         if isinstance(self.content, list):
-            texts = [self._text(part, f"messages[{index}].content[{i}]") for i, part in enumerate(self.content)]
-            message["content"] = "".join(texts)
-        elif self.content is not None:
-            message["content"] = self.content
-        return message
+            for number, part in enumerate(self.content):
+                _check_part(part, f"messages[{index}].content[{number}]")
+        return self.model_dump(exclude_none=True)
 
-    @staticmethod
-    def _text(part: ContentPart, where: str) -> str:
-        if part.type != "text":
-            raise InvalidRequestError(
-                f"{where} is of type '{part.type}', but this model takes text only.",
-                param=f"{where}.type",
-                code="unsupported_content",
-            )
-        if part.text is None:
-            raise InvalidRequestError(f"{where} is of type 'text' but has no text.", param=f"{where}.text")
-        return part.text
+
+def _check_part(part: ContentPart, where: str) -> None:
+    if part.type == "thinking":
+        return
+    if part.type not in ("text", "refusal"):
+        raise InvalidRequestError(
+            f"{where} is of type '{part.type}', but this model takes text only.",
+            param=f"{where}.type",
+            code="unsupported_content",
+        )
+    if part.type == "text" and part.text is None:
+        raise InvalidRequestError(f"{where} is of type 'text' but has no text.", param=f"{where}.text")
+
+
+class ChatTemplateKwargs(BaseModel):
+    """The settings of other servers' templates that have a meaning here; the others are ignored."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
 
 
 class ChatRequest(GenerationRequest):
+    """`/v1/chat/completions`.
+
+    prompt_mode: Mistral's; with "reasoning" the answer's content is a list of `thinking` and `text` chunks as their
+        API has it, instead of `reasoning_content` beside it.
+    continue_final_message: the last message is the assistant's and is gone on with; unlike Mistral's `prefix` in
+        that message, its text does not stand before the answer's.
+    """
+
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_choice: str | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    prompt_mode: Literal["reasoning"] | None = None
+    safe_prompt: bool | None = None
+    continue_final_message: bool = False
 
     REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
         "functions": ([],),
         "function_call": ("none", "auto"),
-        "response_format": ({"type": "text"},),
         "modalities": (["text"], []),
         "audio": (),
-        "prediction": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "structured_outputs": (),
+        "web_search_options": (),
+        "guardrails": ([],),
     }
 
     def plain_messages(self) -> list[dict[str, Any]]:
         return [message.plain(index) for index, message in enumerate(self.messages)]
+
+    def effort(self) -> str | None:
+        """How hard to think, in OpenAI's words; None where nothing was asked for."""
+        settings = self.chat_template_kwargs
+        if self.reasoning_effort is not None or settings is None:
+            return self.reasoning_effort
+        if settings.reasoning_effort is None and settings.enable_thinking is False:
+            return "none"
+        return settings.reasoning_effort
+
+    def policy(self) -> ToolPolicy:
+        """Raises InvalidRequestError (param "tool_choice")."""
+        return tool_policy(self.tool_choice, self.tools, self.parallel_tool_calls)
 
     def params(self) -> SamplingParams:
         """Raises InvalidRequestError naming the field."""
@@ -115,9 +155,48 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
     content: list[ChatLogprob]
 
 
-class AnswerMessage(msgspec.Struct, frozen=True):
-    content: str
+class FunctionCall(msgspec.Struct, frozen=True):
+    """In a stream the name comes whole with the first piece and is empty after it: clients join the pieces, and
+    Mistral's wants a name in each."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    id: str
+    function: FunctionCall
+    index: int
+    type: Literal["function"] = "function"
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    index: int
+    function: FunctionCall
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
+class TextChunk(msgspec.Struct, frozen=True, tag="text"):
+    text: str
+
+
+class ThinkChunk(msgspec.Struct, frozen=True, tag="thinking"):
+    """Mistral's: what was thought, as text chunks."""
+
+    thinking: list[TextChunk]
+
+
+Content = str | list[TextChunk | ThinkChunk]
+
+
+class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """content is null where there are only calls."""
+
     role: Literal["assistant"] = "assistant"
+    content: Content | None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +218,9 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: Content | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field
 
 from ostro.core.errors import InvalidRequestError
-from ostro.core.sampling import SamplingParams
+from ostro.core.sampling import MAX_N, SamplingParams
 from ostro.web.wire import GenerationRequest, UsageInfo
 
 MAX_PROMPTS = 128
@@ -27,15 +27,7 @@ class CompletionRequest(GenerationRequest):
     best_of: int | None = None
     suffix: str | None = None
 
-    REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "structured_outputs": (),
-        "response_format": ({"type": "text"},),
-        "prompt_logprobs": (0,),
-    }
+    REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prompt_logprobs": ()}
 
     def prompts(self) -> list[Prompt]:
         """The prompts one by one: a text, a list of texts, token ids, or a list of token ids' lists."""
@@ -51,29 +43,53 @@ class CompletionRequest(GenerationRequest):
             )
         return list(self.prompt)
 
+    @property
+    def only_scores(self) -> bool:
+        """Whether nothing is to be generated: the prompt is repeated, with its log-probabilities where asked for."""
+        return bool(self.echo) and self.max_tokens == 0
+
+    def params(self) -> SamplingParams:
+        """As the engine takes them, for `best_of` answers a prompt. Raises InvalidRequestError naming the field."""
+        n = self.n or 1
+        if self.best_of is not None and self.best_of < n:
+            raise InvalidRequestError(f"best_of={self.best_of} is less than n={n}.", param="best_of")
+        best_of = self.best_of or n
+        if best_of > MAX_N:
+            raise InvalidRequestError(f"best_of must be at most {MAX_N}, not {best_of}.", param="best_of")
+        if best_of > n and self.stream:
+            raise InvalidRequestError(
+                "Answers that are chosen from best_of others cannot be streamed: the best is known at the end.",
+                param="best_of",
+            )
+        if self.suffix is not None and self.echo:
+            raise InvalidRequestError("echo and suffix cannot go together.", param="suffix")
+        params = self.sampling(max_tokens=1 if self.only_scores else self.max_tokens, logprobs=self.logprobs)
+        # The best is the one with the highest log-probability per token, which has to be known then.
+        logprobs = 0 if best_of > n and params.logprobs is None else params.logprobs
+        scores = self.logprobs if self.echo else None
+        return msgspec.structs.replace(params, n=best_of, logprobs=logprobs, prompt_logprobs=scores)
+
+
+class FimRequest(GenerationRequest):
+    """`/v1/fim/completions`, as Mistral has it: what comes between prompt and suffix."""
+
+    prompt: str
+    suffix: str | None = None
+
     def params(self) -> SamplingParams:
         """Raises InvalidRequestError naming the field."""
-        if self.suffix:
-            raise InvalidRequestError("suffix is not supported.", param="suffix", code="unsupported_parameter")
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise InvalidRequestError(
-                "best_of is not supported beyond n.", param="best_of", code="unsupported_parameter"
-            )
-        if self.echo and self.logprobs is not None:
-            raise InvalidRequestError(
-                "echo together with logprobs is not supported: the prompt's own log-probabilities are not computed.",
-                param="echo",
-                code="unsupported_parameter",
-            )
-        return self.sampling(max_tokens=self.max_tokens, logprobs=self.logprobs)
+        return self.sampling(max_tokens=self.max_tokens, logprobs=None)
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
-    """Parallel lists, one entry a token; `text_offset` counts characters from the start of `text`."""
+    """Parallel lists, one entry a token; `text_offset` counts characters from the start of `text`.
+
+    A prompt's first token has nothing before it and therefore no log-probability.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

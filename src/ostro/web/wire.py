@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from ostro.core.constraints import ResponseFormat
 from ostro.core.errors import InvalidRequestError
 from ostro.core.request import Usage
 from ostro.core.sampling import SamplingParams
+from ostro.web.response_format import StructuredOutputs, WireResponseFormat, one_of
 
 MAX_PRIORITY = 100
 MAX_TIMEOUT_S = 86_400.0
@@ -59,6 +61,12 @@ class GenerationRequest(BaseModel):
     priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
     return_token_ids: bool = False
+    response_format: WireResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
     # Fields that change what an answer means and cannot be honoured yet, with the values that ask for nothing.
     REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -83,6 +91,30 @@ class GenerationRequest(BaseModel):
         names = [name for name, value in (self.model_extra or {}).items() if value is not None]
         names = [name if _NAME.fullmatch(name) else "?" for name in names if name not in self.REFUSED]
         return {"x-ostro-ignored": ", ".join(sorted(set(names))[:_MAX_NAMED])} if names else {}
+
+    def response(self) -> ResponseFormat:
+        """What the text must be, however it was asked for. Raises InvalidRequestError for more than one way."""
+        asked: dict[str, ResponseFormat] = {}
+        if self.response_format is not None and self.response_format.type != "text":
+            asked["response_format"] = self.response_format.read()
+        if self.structured_outputs is not None:
+            asked["structured_outputs"] = self.structured_outputs.read("structured_outputs")
+        if self.guided_choice is not None:
+            asked["guided_choice"] = one_of(self.guided_choice, "guided_choice")
+        for name in ("json", "regex", "grammar"):
+            value = getattr(self, f"guided_{name}")
+            if value is not None:
+                asked[f"guided_{name}"] = StructuredOutputs(**{name: value}).read(f"guided_{name}")
+        if len(asked) > 1:
+            names = " and ".join(asked)
+            raise InvalidRequestError(f"{names} were given; an answer has one format.", param=list(asked)[1])
+        return next(iter(asked.values()), ResponseFormat())
+
+    @property
+    def response_param(self) -> str:
+        """The field that `response` came from."""
+        names = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice")
+        return next((name for name in names if getattr(self, name) is not None), "guided_grammar")
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
         """The parameters as the engine takes them. Raises InvalidRequestError naming the field."""
@@ -125,6 +157,10 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int
+
+
 class UsageInfo(msgspec.Struct, frozen=True):
     """`usage` of an answer."""
 
@@ -132,6 +168,7 @@ class UsageInfo(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
     @classmethod
     def of(cls, usage: Usage) -> UsageInfo:
@@ -140,4 +177,5 @@ class UsageInfo(msgspec.Struct, frozen=True):
             usage.completion_tokens,
             usage.total_tokens,
             PromptTokensDetails(usage.cached_tokens),
+            CompletionTokensDetails(usage.reasoning_tokens),
         )

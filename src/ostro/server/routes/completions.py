@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from msgspec import UNSET
 
+from ostro.core.constraints import ResponseFormat
 from ostro.core.errors import InvalidRequestError
 from ostro.core.ids import new_id
-from ostro.core.request import Usage
-from ostro.server.answering import Choice, Job, Shape, answer
+from ostro.server.answering import Job, answer, plain_reader, submit
+from ostro.server.chatting import constrained
+from ostro.server.completion_shape import CompletionShape
 from ostro.server.context import ServerContext, context_of
-from ostro.server.generation import Piece
-from ostro.server.logprobs import TokenTexts, completion_logprobs
 from ostro.server.models import ServedModel
 from ostro.web.body import read_json
-from ostro.web.completions import Completion, CompletionChoice, CompletionRequest, Prompt
-from ostro.web.wire import UsageInfo
+from ostro.web.completions import CompletionRequest, Prompt
 
 router = APIRouter(tags=["completions"])
 
@@ -31,15 +28,43 @@ async def completions(request: Request, context: Annotated[ServerContext, Depend
     body = await read_json(request, CompletionRequest)
     body.refuse_unsupported()
     params = body.params()
-    model = context.models.find(body.model)
-    model.ready_card()
-    if params.stop and model.tokenizer is None:
-        raise InvalidRequestError("Stop strings need a tokenizer; use stop_token_ids.", param="stop")
+    response = body.response()
     prompts = body.prompts()
-    encoded = await asyncio.gather(*(_encode(model, prompt) for prompt in prompts))
-    job = Job(model, body, params, encoded, True, new_id("cmpl"))
-    echoes = [_echo(model, prompt) for prompt in prompts] if body.echo else [""] * len(prompts)
-    return await answer(request, context, job, _CompletionShape(job, echoes).shape())
+    model = await context.models.use(request, body.model)
+    _refuse_without_tokenizer(model, body, response)
+    params = await constrained(context, params, response, body.response_param)
+    encoded = await _encode_all(model, body, prompts)
+    job = Job(model, body, new_id("cmpl"), len(encoded) * (body.n or 1))
+    echoes = [_echo(model, prompt) for prompt in prompts] if body.echo else []
+    generation = submit(
+        context,
+        model,
+        encoded,
+        params,
+        plain_reader(model, params),
+        request_id=job.id,
+        priority=body.priority,
+        timeout_s=body.timeout,
+    )
+    shape = CompletionShape(job, body, encoded, echoes, of=params.n)
+    return await answer(request, context, job, shape.shape(), generation)
+
+
+def _refuse_without_tokenizer(model: ServedModel, body: CompletionRequest, response: ResponseFormat) -> None:
+    if model.tokenizer is not None:
+        return
+    if body.stop:
+        raise InvalidRequestError("Stop strings need a tokenizer; use stop_token_ids.", param="stop")
+    if response.kind != "text":
+        raise InvalidRequestError("A format of the text needs a model with a tokenizer.", param=body.response_param)
+
+
+async def _encode_all(model: ServedModel, body: CompletionRequest, prompts: list[Prompt]) -> list[list[int]]:
+    if body.suffix:
+        if len(prompts) != 1 or not isinstance(prompts[0], str):
+            raise InvalidRequestError("suffix goes with one prompt, given as text.", param="suffix")
+        return [await model.encode_fim(prompts[0], body.suffix)]
+    return list(await asyncio.gather(*(_encode(model, prompt) for prompt in prompts)))
 
 
 async def _encode(model: ServedModel, prompt: Prompt) -> list[int]:
@@ -51,64 +76,3 @@ def _echo(model: ServedModel, prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return "" if model.tokenizer is None else model.tokenizer.decode(prompt)
-
-
-class _CompletionShape:
-    """echoes: for each prompt, the text to put before its answers."""
-
-    def __init__(self, job: Job, echoes: Sequence[str]) -> None:
-        self.job = job
-        self.texts = TokenTexts(job.model.tokenizer)
-        self.echoes = [echo for echo in echoes for _ in range(job.params.n)]
-        self.offsets = [len(echo) for echo in self.echoes]
-
-    def shape(self) -> Shape:
-        return Shape(start=self.start, piece=self.piece, last=self.last, whole=self.whole)
-
-    def start(self) -> Sequence[Completion]:
-        return [
-            self._body([CompletionChoice(index=index, text=echo)]) for index, echo in enumerate(self.echoes) if echo
-        ]
-
-    def piece(self, piece: Piece) -> Completion:
-        logprobs = completion_logprobs(self.texts, piece.logprobs, self.offsets[piece.index])
-        if logprobs is not None:
-            self.offsets[piece.index] += sum(map(len, logprobs.tokens))
-        choice = CompletionChoice(
-            index=piece.index,
-            text=piece.text,
-            logprobs=logprobs,
-            finish_reason=piece.finish_reason,
-            token_ids=piece.token_ids if self.job.shows_token_ids else UNSET,
-        )
-        return self._body([choice])
-
-    def last(self, usage: Usage) -> Completion:
-        return self._body([], UsageInfo.of(usage))
-
-    def whole(self, choices: Sequence[Choice], usage: Usage) -> Completion:
-        return Completion(
-            id=self.job.id,
-            created=self.job.created,
-            model=self.job.model.name,
-            choices=[
-                CompletionChoice(
-                    index=choice.index,
-                    text=self.echoes[choice.index] + choice.text,
-                    logprobs=completion_logprobs(self.texts, choice.logprobs, self.offsets[choice.index]),
-                    finish_reason=choice.finish_reason,
-                    token_ids=choice.token_ids if self.job.shows_token_ids else UNSET,
-                )
-                for choice in choices
-            ],
-            usage=UsageInfo.of(usage),
-        )
-
-    def _body(self, choices: list[CompletionChoice], usage: UsageInfo | None = None) -> Completion:
-        return Completion(
-            id=self.job.id,
-            created=self.job.created,
-            model=self.job.model.name,
-            choices=choices,
-            usage=usage if self.job.body.include_usage else UNSET,
-        )

@@ -1,0 +1,161 @@
+"""A conversation on its way to an answer, whatever API it came in by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ostro.core import constraints
+from ostro.core.constraints import ResponseFormat, ToolPolicy
+from ostro.core.errors import InvalidRequestError
+from ostro.core.sampling import SamplingParams
+from ostro.server.answering import submit
+from ostro.server.context import ServerContext
+from ostro.server.generation import AnswerReader, Generation, TokensOnly
+from ostro.server.models import ServedModel
+from ostro.tokenizer.grammars import chat_constraint
+from ostro.tokenizer.parser import AnswerParser
+
+CAREFUL = (
+    "Be helpful and truthful. Do not give instructions that could hurt somebody, do not demean or deceive people, "
+    "and say so when you refuse."
+)
+
+
+_ANY_TOOL = ToolPolicy()
+_ANY_TEXT = ResponseFormat()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSpec:
+    """messages, tools: as OpenAI has them. params: without a constraint, which `response` and `policy` make.
+
+    reasoning_effort: ignored by models whose template has no place for it; `ignored` tells.
+    safe_prompt: put `CAREFUL` before everything. continue_final: the last message is the assistant's and is gone on
+    with. response_param: the field that `response` came from.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    params: SamplingParams
+    tools: Sequence[Mapping[str, Any]] = ()
+    policy: ToolPolicy = _ANY_TOOL
+    response: ResponseFormat = _ANY_TEXT
+    reasoning_effort: str | None = None
+    safe_prompt: bool = False
+    continue_final: bool = False
+    priority: int = 0
+    timeout: float | None = None
+    messages_param: str = "messages"
+    response_param: str = "response_format"
+
+    def ignored(self, model: ServedModel) -> dict[str, str]:
+        """The `x-ostro-ignored` header for what this model has no place for."""
+        if self.reasoning_effort is None or _takes_effort(model):
+            return {}
+        return {"x-ostro-ignored": "reasoning_effort"}
+
+
+async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec, request_id: str) -> Generation:
+    """Render, constrain and queue a conversation.
+
+    Raises InvalidRequestError naming the field, PromptTooLongError, NotReadyError, QueueFullError.
+    """
+    messages = [dict(message) for message in spec.messages]
+    if spec.safe_prompt:
+        messages = _careful(messages)
+    options: dict[str, Any] = {}
+    if spec.tools:
+        options["tools"] = spec.tools
+    if spec.reasoning_effort is not None and _takes_effort(model):
+        options["reasoning_effort"] = spec.reasoning_effort
+    if spec.continue_final:
+        options["continue_final"] = True
+    prompt = await model.encode_chat(messages, **options)
+    params = await _constrained(context, model, spec)
+    return submit(
+        context,
+        model,
+        [prompt],
+        params,
+        _reader(model, spec, bool(messages[-1].get("prefix")) or spec.continue_final),
+        request_id=request_id,
+        priority=spec.priority,
+        timeout_s=spec.timeout,
+        param=spec.messages_param,
+    )
+
+
+async def constrained(
+    context: ServerContext, params: SamplingParams, response: ResponseFormat, param: str
+) -> SamplingParams:
+    """The sampling parameters for plain text of some format. param: the field that asked for it."""
+    constraint = _plain_constraint(response)
+    return params if constraint is None else await _checked(context, params, constraint, param)
+
+
+def _plain_constraint(response: ResponseFormat) -> str | None:
+    match response.kind, response.value:
+        case "json_object", _:
+            return constraints.json_object()
+        case "json_schema", schema if not isinstance(schema, str) and schema is not None:
+            return constraints.json_schema(schema)
+        case "regex", str(pattern):
+            return constraints.regex(pattern)
+        case "grammar", str(grammar):
+            return constraints.lark(grammar)
+        case _:
+            return None
+
+
+async def _constrained(context: ServerContext, model: ServedModel, spec: ChatSpec) -> SamplingParams:
+    """The sampling parameters with what the answer's form allows."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None, "its template was needed already"
+    constraint = chat_constraint(tokenizer, tools=spec.tools, policy=spec.policy, response=spec.response)
+    if constraint is not None:
+        param = "tools" if spec.response.kind == "text" else spec.response_param
+        return await _checked(context, spec.params, constraint, param)
+    calls = tokenizer.special_id("[TOOL_CALLS]") if spec.tools and spec.policy.mode == "none" else None
+    if calls is None:
+        return spec.params
+    return msgspec.structs.replace(spec.params, banned_token_ids=[*spec.params.banned_token_ids, calls])
+
+
+async def _checked(context: ServerContext, params: SamplingParams, constraint: str, param: str) -> SamplingParams:
+    if params.ignore_eos:
+        raise InvalidRequestError(
+            "ignore_eos cannot go together with a format: a finished answer has to end.", param="ignore_eos"
+        )
+    await context.grammars.check(constraint, param=param)
+    return msgspec.structs.replace(params, constraint=constraint)
+
+
+def _reader(model: ServedModel, spec: ChatSpec, continuation: bool) -> Callable[[], AnswerReader]:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        return TokensOnly
+    return lambda: AnswerParser(
+        tokenizer,
+        stop=spec.params.stop,
+        min_tokens=spec.params.min_tokens,
+        continuation=continuation,
+        tools=bool(spec.tools) and spec.policy.mode != "none",
+    )
+
+
+def _takes_effort(model: ServedModel) -> bool:
+    return bool(getattr(model.tokenizer, "supports_reasoning_effort", False))
+
+
+def _careful(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With `CAREFUL` as a system message, in one with the client's own where that comes first."""
+    first = messages[0]
+    if first.get("role") not in ("system", "developer"):
+        return [{"role": "system", "content": CAREFUL}, *messages]
+    own = first.get("content") or ""
+    parts = [{"type": "text", "text": own}] if isinstance(own, str) else list(own)
+    content = [{"type": "text", "text": CAREFUL + "\n\n"}, *parts]
+    return [{**first, "content": content}, *messages[1:]]

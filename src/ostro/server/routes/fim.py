@@ -1,0 +1,41 @@
+"""`POST /v1/fim/completions`: what belongs between a prompt and a suffix, in the shape of a chat answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from ostro.core.ids import new_id
+from ostro.server.answering import Job, answer, plain_reader, submit
+from ostro.server.chat_shape import ChatShape
+from ostro.server.chatting import constrained
+from ostro.server.context import ServerContext, context_of
+from ostro.web.body import read_json
+from ostro.web.completions import FimRequest
+
+router = APIRouter(tags=["completions"])
+
+_BODY = {"requestBody": {"content": {"application/json": {"schema": FimRequest.model_json_schema()}}}}
+
+
+@router.post("/v1/fim/completions", openapi_extra=_BODY)
+async def fim_completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
+    body = await read_json(request, FimRequest)
+    params = body.params()
+    response = body.response()
+    model = await context.models.use(request, body.model)
+    prompt = await model.encode_fim(body.prompt, body.suffix or "")
+    params = await constrained(context, params, response, body.response_param)
+    job = Job(model, body, new_id("fim"), params.n)
+    generation = submit(
+        context,
+        model,
+        [prompt],
+        params,
+        plain_reader(model, params),
+        request_id=job.id,
+        priority=body.priority,
+        timeout_s=body.timeout,
+    )
+    return await answer(request, context, job, ChatShape(job).shape(), generation)
