@@ -134,8 +134,8 @@ def test_unknown_fields_are_ignored_aloud(node: Node) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("response_format", {"type": "json_object"}),
+        ("functions", [{"name": "f"}]),
+        ("guardrails", [{"block_on_error": True}]),
         ("modalities", ["audio"]),
     ],
 )

@@ -84,9 +84,11 @@ def test_a_stream_ends_with_done(node: Node) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"best_of": 4}, "best_of"),
-        ({"suffix": "x"}, "suffix"),
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"best_of": 17}, "best_of"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"suffix": "x", "prompt": [1]}, "suffix"),
+        ({"suffix": "x", "echo": True}, "suffix"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [[1]] * 129}, "prompt"),

@@ -112,13 +112,14 @@ async def answer(
     job: Job,
     shape: Shape,
     generation: Generation,
-    headers: Mapping[str, str] | None = None,
+    ignored: Sequence[str] = (),
 ) -> Response:
     """Answer with what a job's generation gives.
 
-    Everything that goes wrong before the first token is an HTTP status, streamed or not.
+    Everything that goes wrong before the first token is an HTTP status, streamed or not. ignored: fields that the
+    model has no place for.
     """
-    headers = {**job.body.ignored_header(), **(headers or {})}
+    headers = job.body.ignored_header(*ignored)
     try:
         if not job.body.stream:
             choices = await while_connected(request, _gather(generation, job))

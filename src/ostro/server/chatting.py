@@ -51,11 +51,9 @@ class ChatSpec:
     messages_param: str = "messages"
     response_param: str = "response_format"
 
-    def ignored(self, model: ServedModel) -> dict[str, str]:
-        """The `x-ostro-ignored` header for what this model has no place for."""
-        if self.reasoning_effort is None or _takes_effort(model):
-            return {}
-        return {"x-ostro-ignored": "reasoning_effort"}
+    def ignored(self, model: ServedModel) -> tuple[str, ...]:
+        """Fields that this model has no place for, to be named in the `x-ostro-ignored` header."""
+        return () if self.reasoning_effort is None or _takes_effort(model) else ("reasoning_effort",)
 
 
 async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec, request_id: str) -> Generation:

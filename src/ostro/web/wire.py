@@ -86,11 +86,12 @@ class GenerationRequest(BaseModel):
                     code="unsupported_parameter",
                 )
 
-    def ignored_header(self) -> dict[str, str]:
-        """`x-ostro-ignored` with the unknown fields that were sent; empty where there are none."""
+    def ignored_header(self, *more: str) -> dict[str, str]:
+        """`x-ostro-ignored` with the unknown fields that were sent, and `more`; empty where there are none."""
         names = [name for name, value in (self.model_extra or {}).items() if value is not None]
         names = [name if _NAME.fullmatch(name) else "?" for name in names if name not in self.REFUSED]
-        return {"x-ostro-ignored": ", ".join(sorted(set(names))[:_MAX_NAMED])} if names else {}
+        named = sorted({*names, *more})[:_MAX_NAMED]
+        return {"x-ostro-ignored": ", ".join(named)} if named else {}
 
     def response(self) -> ResponseFormat:
         """What the text must be, however it was asked for. Raises InvalidRequestError for more than one way."""
