@@ -17,6 +17,7 @@ NAMES = (
     "uniform16",
     "streams",
     "http_streams",
+    "http_cost",
     "sessions",
     "prefix",
     "overhead",
