@@ -71,10 +71,11 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def running_node(*, wait: bool = True, **settings: Any) -> Iterator[Node]:
-    """A node around the fake engine, in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent / 'link'}:{HERE}"}
-    command = [sys.executable, str(HERE / "fake_node.py"), json.dumps(settings)]
+def running_node(*, wait: bool = True, program: str = "fake_node.py", **settings: Any) -> Iterator[Node]:
+    """A node around the fake engine, or as another program makes it, in a process of its own."""
+    found = [HERE.parent / "link", HERE.parent / "tokenizer", HERE]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, found))}
+    command = [sys.executable, str(HERE / program), json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         node = Node(process, int(process.stdout.readline()))
@@ -88,6 +89,14 @@ def running_node(*, wait: bool = True, **settings: Any) -> Iterator[Node]:
         finally:
             node.http.close()
             process.kill()
+
+
+@contextmanager
+def scripted_node(script: dict[str, Any], *, version: str = "v13", **settings: Any) -> Iterator[Node]:
+    """A node whose model "scripted" has a real tekken tokenizer and answers as the script says (scripted_engine.py)."""
+    models = {"scripted": {"version": version, "script": script}}
+    with running_node(program="scripted_node.py", models=models, **settings) as node:
+        yield node
 
 
 def _is_up(node: Node) -> bool:
