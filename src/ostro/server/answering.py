@@ -30,7 +30,7 @@ log = logging.getLogger("ostro.server")
 
 @dataclass(frozen=True)
 class Job:
-    """One HTTP request to answer."""
+    """One HTTP request to answer. num_choices: answers that the client is shown."""
 
     model: ServedModel
     body: GenerationRequest
@@ -122,7 +122,7 @@ async def answer(
     headers = job.body.ignored_header(*ignored)
     try:
         if not job.body.stream:
-            choices = await while_connected(request, _gather(generation, job))
+            choices = await while_connected(request, gather(generation))
             return _json(shape.whole(choices, generation.usage()), headers)
         # An early refusal (a full queue, a deadline) still can be a status. Not for ever: after a while the
         # stream opens and heartbeats keep it.
@@ -172,8 +172,9 @@ def submit(
     return Generation(model, groups, reader, context.metrics)
 
 
-async def _gather(generation: Generation, job: Job) -> list[Choice]:
-    choices = [Choice(index) for index in range(job.num_choices)]
+async def gather(generation: Generation) -> list[Choice]:
+    """All answers, whole. Raises what ended the request in their place."""
+    choices = [Choice(index) for index in range(generation.num_choices)]
     while (piece := await generation.next()) is not None:
         choices[piece.index].add(piece)
     return choices

@@ -101,6 +101,10 @@ class Generation:
             raise
         self._unfinished = len(self._choices)
 
+    @property
+    def num_choices(self) -> int:
+        return len(self._choices)
+
     async def wait_first(self, seconds: float) -> None:
         """Return when there is a first piece, or after `seconds`. Raises what ended the request before it."""
         try:
