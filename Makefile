@@ -3,9 +3,10 @@
 PYTHON ?= python3
 PORT ?= 8000
 MODEL ?=
-# More arguments for pip, pytest, `ostro serve` and `python -m benchmarks`.
+# More arguments for pip, pytest (twice: ours, the clients'), `ostro serve` and `python -m benchmarks`.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+CLIENTS_ARGS ?=
 SERVE_ARGS ?=
 BENCH_ARGS ?=
 # Without an NVIDIA driver the small CPU build of PyTorch is taken; where this index cannot be reached, or is
@@ -14,6 +15,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 # Two names for one wish: the first is what older pips hand to the build environment, the second what newer ones do.
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints.txt" \
@@ -28,8 +30,9 @@ help: ## list the targets
 serve: $(VENV)/.base ## serve MODEL (default: the embedded one) on PORT (default: 8000)
 	$(BIN)/ostro serve $(MODEL) --port $(PORT) $(SERVE_ARGS)
 
-test: $(VENV)/.test ## run the tests
+test: $(VENV)/.test $(CLIENTS)/.done ## run the tests
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(CLIENTS)/bin/python -m pytest -c tests_clients/pytest.ini tests_clients -m "not slow" $(CLIENTS_ARGS)
 
 check: $(VENV)/.test ## lint, format, types, import contracts
 	$(BIN)/ruff check .
@@ -40,11 +43,12 @@ check: $(VENV)/.test ## lint, format, types, import contracts
 bench: $(VENV)/.test ## benchmarks against other implementations, in one run
 	$(BIN)/python -m benchmarks
 
-slow: $(VENV)/.test ## tests that take minutes and gigabytes
+slow: $(VENV)/.test $(CLIENTS)/.done ## tests that take minutes and gigabytes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(CLIENTS)/bin/python -m pytest -c tests_clients/pytest.ini tests_clients -m slow $(CLIENTS_ARGS)
 
 clean: ## remove what was built (the environment too)
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(CLIENTS) build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -72,3 +76,11 @@ $(VENV)/.test: $(SOURCES) $(VENV)/.torch
 	@echo "Installing Ostro with what its tests need; the first time takes minutes"
 	@$(PIP) -e ".[test]"
 	@touch $@ $(VENV)/.base
+
+# Client libraries whose pins clash with ours, to be tried against a live node.
+$(CLIENTS)/.done: constraints-clients.txt | $(VENV)/bin/python
+	@echo "Installing the clients that the tests try"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(CLIENTS)/bin/python -m pip install --quiet --no-deps $(PIP_ARGS) \
+		-r constraints-clients.txt
+	@touch $@
