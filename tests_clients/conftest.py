@@ -1,0 +1,63 @@
+"""Nodes that all clients share. Nothing here reaches beyond this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from nodes import PYTHON, Node, fixture_node, live_node
+from script import SCRIPT
+
+# What these libraries would fetch or report by themselves. Set before any of them is imported.
+os.environ |= {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_TELEMETRY": "False",
+    "LANGSMITH_TRACING": "false",
+    "LANGCHAIN_TRACING_V2": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without Ostro's environment there is no node to talk to."""
+    if PYTHON.exists():
+        return
+    reason = f"{PYTHON} is not there; 'make test' makes it, or set OSTRO_PYTHON."
+    if os.environ.get("CI"):
+        pytest.exit(reason, returncode=1)
+    pytest.exit(f"Skipped: {reason}", returncode=0)
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[Node]:
+    """The embedded model."""
+    with live_node() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def scripted() -> Iterator[Node]:
+    """The model "scripted", which says what script.py has it say."""
+    with fixture_node("scripted_node.py", models={"scripted": {"script": SCRIPT}}) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def keyed() -> Iterator[Node]:
+    """A node that wants the key "right" and takes two requests at most."""
+    options = {"max_num_seqs": 1, "max_waiting": 1}
+    models = {"scripted": {"script": SCRIPT, "options": options}}
+    with fixture_node("scripted_node.py", models=models, api_keys=["right"]) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def loading() -> Iterator[Node]:
+    """A node whose model "fake" takes half a minute to load."""
+    with fixture_node("fake_node.py", wait=False, model="slow") as node:
+        yield node
