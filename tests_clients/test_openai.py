@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import openai
 import pytest
-from nodes import Node
 from pydantic import BaseModel, ConfigDict
+
+from nodes import Node
 from script import (
     ANSWER,
     AS_JSON,
