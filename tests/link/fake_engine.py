@@ -31,6 +31,7 @@ class FakeEngine:
             device="cpu",
             context=options.max_model_len or 512,
             kv_tokens=1024,
+            max_requests=options.max_num_seqs + options.max_waiting,
         )
         self._requests: dict[str, EngineRequest] = {}
         self._arrived: dict[str, float] = {}

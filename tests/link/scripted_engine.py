@@ -77,6 +77,7 @@ class ScriptedEngine:
             device="cpu",
             context=options.max_model_len or 4096,
             kv_tokens=8192,
+            max_requests=options.max_num_seqs + options.max_waiting,
         )
         self._running: dict[str, Answering] = {}
         self._total = self._prompts = self._steps = 0

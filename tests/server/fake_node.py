@@ -46,10 +46,11 @@ def main(settings: dict[str, Any]) -> None:
     tokenizer: Any = ByteTokenizer() if settings.pop("tokenizer", True) else None
     served = {"fake": ServedModel("fake", EngineProcess("fake_engine", options, restart=policy), tokenizer)}
     grace = settings.pop("grace_s", 5.0)
+    headers_s = settings.pop("headers_s", 30.0)
     app = create_app(served, loopback_only=True, **settings)
     listener = bind("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
-    serve(app, served, listener, grace_s=grace)
+    serve(app, served, listener, grace_s=grace, headers_s=headers_s)
 
 
 if __name__ == "__main__":

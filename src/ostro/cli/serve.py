@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import typer
@@ -32,9 +32,13 @@ def serve(
     port: int = typer.Option(8000, min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    api_key: str | None = typer.Option(
-        None, envvar="OSTRO_API_KEY", show_envvar=True, help="Key that every request must bring."
+    api_key: list[str] | None = typer.Option(
+        None, envvar="OSTRO_API_KEY", show_envvar=True, help="Key that every request must bring; may be repeated."
     ),
+    cors_origin: list[str] | None = typer.Option(
+        None, help="Origin whose pages may call, such as https://app.example; may be repeated. None may otherwise."
+    ),
+    max_body: str | None = typer.Option(None, help="Most bytes of a request, such as 16MiB, which is the default."),
     served_name: str | None = typer.Option(None, help="What the model is called on the wire."),
     max_model_len: int | None = typer.Option(None, help="Most tokens of prompt and answer together."),
     kv_memory: str | None = typer.Option(None, help=f"Memory for the KV cache, {_SIZE_HELP}."),
@@ -61,7 +65,16 @@ def serve(
         "threads": threads,
     }
     options = _options(model, served_name, {name: value for name, value in given.items() if value is not None})
-    run_server(options, host, port, api_key=api_key, memory_limit=parse_size(memory_limit), grace_s=grace)
+    run_server(
+        options,
+        host,
+        port,
+        api_keys=[key for key in api_key or () if key],
+        cors_origins=cors_origin or (),
+        max_body=parse_size(max_body),
+        memory_limit=parse_size(memory_limit),
+        grace_s=grace,
+    )
 
 
 def _options(model: str, served_name: str | None, given: dict[str, object]) -> EngineOptions:
@@ -85,7 +98,9 @@ def run_server(
     host: str,
     port: int,
     *,
-    api_key: str | None,
+    api_keys: Collection[str] = (),
+    cors_origins: Collection[str] = (),
+    max_body: int | None = None,
     memory_limit: int | None,
     grace_s: float,
     engine_module: str = ENGINE_MODULE,
@@ -97,20 +112,28 @@ def run_server(
     from ostro.server import ServedModel, create_app, serve
     from ostro.server.run import bind
     from ostro.tokenizer import load_tokenizer
+    from ostro.web.body import MAX_BODY_BYTES
+    from ostro.web.cors import check_origins
     from ostro.web.hosts import is_loopback
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("ostro").setLevel(logging.INFO)
+    check_origins(cors_origins)
     listener = bind(host, port)
     bar = _LoadingBar()
     engine = EngineProcess(engine_module, options, memory_limit=memory_limit, on_loading=bar.show)
     served = {options.name: ServedModel(options.name, engine, load_tokenizer(Path(options.model)))}
-    keys = [api_key] if api_key else []
-    if not keys and not is_loopback(host):
+    if not api_keys and not is_loopback(host):
         typer.echo(f"warning: anyone who reaches {host} may use this server; set --api-key.", err=True)
     url = _url(host, listener.getsockname()[1])
     typer.echo(f"Loading '{options.name}'; {url} answers already, and is ready when the model is.", err=True)
-    app = create_app(served, api_keys=keys, loopback_only=is_loopback(host))
+    app = create_app(
+        served,
+        api_keys=api_keys,
+        loopback_only=is_loopback(host),
+        cors_origins=cors_origins,
+        max_body_bytes=max_body or MAX_BODY_BYTES,
+    )
     try:
         serve(app, served, listener, grace_s=grace_s, on_ready=_announce(url, bar, lambda: engine.card))
     finally:

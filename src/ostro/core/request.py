@@ -72,7 +72,10 @@ class TokensEvent(msgspec.Struct, kw_only=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of an engine, cheap enough to send once a step. Counters only grow."""
+    """A snapshot of an engine, cheap enough to send once a step. Counters only grow.
+
+    drain_s: seconds until all that runs and waits is served at the recent pace; None before there is a pace.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -86,10 +89,11 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     draft_tokens: int = 0
     accepted_tokens: int = 0
     steps: int = 0
+    drain_s: float | None = None
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded model tells about itself."""
+    """What a loaded model tells about itself. max_requests: running and waiting ones that it takes; 0 is not told."""
 
     name: str
     architecture: str
@@ -102,6 +106,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float = 0.0
     kernels: str = ""
     eos_token_ids: list[int] = []
+    max_requests: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

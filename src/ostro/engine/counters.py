@@ -30,12 +30,17 @@ class Counters:
 
     def drain_estimate(self, waiting: int) -> float:
         """Seconds until half of `waiting` requests are served at the recent pace; 1 to 60."""
+        pace = self._pace()
+        return 1.0 if pace is None else min(60.0, max(1.0, waiting / 2 / pace))
+
+    def _pace(self) -> float | None:
+        """Requests finished a second, lately."""
         if len(self._recent) < 2 or self._recent[-1] <= self._recent[0]:
-            return 1.0
-        pace = (len(self._recent) - 1) / (self._recent[-1] - self._recent[0])
-        return min(60.0, max(1.0, waiting / 2 / pace))
+            return None
+        return (len(self._recent) - 1) / (self._recent[-1] - self._recent[0])
 
     def snapshot(self, *, running: int, waiting: int, kv_usage: float, kv_blocks: int) -> EngineStats:
+        pace = self._pace()
         return EngineStats(
             running=running,
             waiting=waiting,
@@ -49,4 +54,5 @@ class Counters:
             draft_tokens=self.draft_tokens,
             accepted_tokens=self.accepted_tokens,
             steps=self.steps,
+            drain_s=None if pace is None else (running + waiting) / pace,
         )

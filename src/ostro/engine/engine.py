@@ -262,4 +262,5 @@ def _card(model: Decoder, options: EngineOptions, context: int, num_blocks: int,
         load_seconds=load_seconds,
         kernels=dispatch.summary() if weight.is_cpu else "PyTorch on CUDA",
         eos_token_ids=list(model.config.eos_token_ids),
+        max_requests=options.max_num_seqs + options.max_waiting,
     )

@@ -17,9 +17,12 @@ from ostro.server.models import Models, ServedModel
 from ostro.server.readiness import Readiness
 from ostro.server.routes import chat, completions, fim, health, home, metrics, models
 from ostro.web.auth import ApiKeyGate
-from ostro.web.body import MAX_BODY_BYTES, BodyLimit
+from ostro.web.body import BODY_S, MAX_BODY_BYTES, BodyLimit
+from ostro.web.cors import add_cors
 from ostro.web.errors import ErrorBoundary, handle_http_exception, handle_ostro_error
+from ostro.web.head import HeadAsGet
 from ostro.web.hosts import LoopbackHosts
+from ostro.web.rate import RateHeaders
 from ostro.web.request_id import RequestId
 from ostro.web.sse import HEARTBEAT_S
 
@@ -29,13 +32,17 @@ def create_app(
     *,
     api_keys: Collection[str] = (),
     loopback_only: bool = False,
+    cors_origins: Collection[str] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
+    body_s: float = BODY_S,
     heartbeat_s: float = HEARTBEAT_S,
 ) -> FastAPI:
     """The ASGI application of a node. Its lifespan starts the engines and closes them.
 
     api_keys: with any, everything but /health/live wants one of them as a bearer token.
     loopback_only: refuse Host headers that are not a loopback name; for servers bound to one.
+    cors_origins: pages of these origins may call; others' browsers refuse them.
+    body_s: how long a request's body may take to come.
     heartbeat_s: how long a stream may be silent before a comment line is sent on it.
     """
     known = Models(served)
@@ -69,10 +76,13 @@ def create_app(
     app.add_exception_handler(OstroError, handle_ostro_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     # The last added is the outermost: every answer has an id, even a refusal.
-    app.add_middleware(BodyLimit, limit=max_body_bytes)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, timeout_s=body_s)
+    app.add_middleware(RateHeaders, allowance_of=known.allowance)
     app.add_middleware(ApiKeyGate, keys=api_keys)
     if loopback_only:
         app.add_middleware(LoopbackHosts)
     app.add_middleware(ErrorBoundary)
+    add_cors(app, cors_origins)  # outside of the keys: a browser asks without one first
     app.add_middleware(RequestId)
     return app

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.types import Scope
 
 from ostro.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
 from ostro.core.protocols import EngineService
 from ostro.core.request import ModelCard
 from ostro.tokenizer.base import Tokenizer
+from ostro.web.rate import Allowance
 
 T = TypeVar("T")
 
@@ -83,9 +85,10 @@ class Models:
             raise ValueError("a server needs at least one model")
         self.served = dict(served)
 
-    async def use(self, request: Request, name: str | None) -> ServedModel:  # noqa: ARG002
+    async def use(self, request: Request, name: str | None) -> ServedModel:
         """The model of that name, loaded, until the answer to `request` is over."""
         model = self.find(name)
+        request.state.model = model
         model.ready_card()
         return model
 
@@ -95,6 +98,13 @@ class Models:
         model = self.find(name)
         model.ready_card()
         yield model
+
+    def allowance(self, scope: Scope) -> Allowance | None:
+        """What the model that a request uses can still take; a node's only model for requests that use none."""
+        model = scope.get("state", {}).get("model")
+        if model is None and len(self.served) == 1:
+            model = next(iter(self.served.values()))
+        return None if model is None else Allowance.of(model.engine)
 
     def find(self, name: str | None) -> ServedModel:
         """The model of that name, the first one for None. Raises ModelNotFoundError that lists what there is."""

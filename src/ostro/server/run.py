@@ -7,12 +7,14 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from ostro.core.errors import ConfigError, OstroError
+from ostro.server.connections import HEADERS_S, ImpatientProtocol
 from ostro.server.models import ServedModel
 
 log = logging.getLogger("ostro.server")
@@ -27,16 +29,19 @@ def serve(
     listener: socket.socket,
     *,
     grace_s: float = 30.0,
+    headers_s: float = HEADERS_S,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve on a bound socket until SIGTERM or SIGINT; answers from the start, before the models are loaded.
 
     The first signal drains: new requests are answered 503, running ones finish within `grace_s` seconds. A second
-    one ends at once. Returns normally after either. `on_ready` is called when every model is loaded.
+    one ends at once. Returns normally after either. `on_ready` is called when every model is loaded. A connection
+    that does not bring a request's headers within `headers_s` seconds is closed.
     Raises what made a model fail to load.
     """
     config = uvicorn.Config(
         app,
+        http=partial(ImpatientProtocol, headers_s=headers_s),  # type: ignore[arg-type]  # it is only ever called
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -16,6 +16,8 @@ from ostro.core.errors import InvalidRequestError
 from ostro.web.errors import error_response
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+BODY_S = 30.0
+_SLOWEST_BYTES_S = 1024
 _DISCARD_FACTOR = 4
 _DISCARD_S = 5.0
 
@@ -36,15 +38,24 @@ class UnsupportedMediaTypeError(InvalidRequestError):
     code = "unsupported_media_type"
 
 
+class BodyTooSlowError(InvalidRequestError):
+    """A body that does not come."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class BodyLimit:
     """Plain ASGI. Reads the body up to `limit` bytes before the application runs; more is answered with 413.
 
     Bodies are validated whole anyway, so nothing is lost by reading first, and chunked ones are bounded too.
+    timeout_s: a body that has not come by then, and a second later for each KiB of it that has, is answered 408.
     """
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES, timeout_s: float = BODY_S) -> None:
         self.app = app
         self.limit = limit
+        self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,8 +66,15 @@ class BodyLimit:
         length = int(declared) if declared.isdecimal() else 0
         received = 0
         more = True
+        started = asyncio.get_running_loop().time()
         while more and length <= self.limit:
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(started + self.timeout_s + received / _SLOWEST_BYTES_S):
+                    message = await receive()
+            except TimeoutError:
+                error = BodyTooSlowError(f"Of the request's body only {received} bytes came. Send it again.")
+                await error_response(error)(scope, receive, send)
+                return
             if message["type"] == "http.disconnect":
                 return  # Gone in the middle of its own request: nobody is left to answer.
             messages.append(message)
@@ -66,8 +84,8 @@ class BodyLimit:
         if length > self.limit:
             if more and length <= _DISCARD_FACTOR * self.limit:
                 await _discard(receive, (_DISCARD_FACTOR * self.limit) - received)
-            error = BodyTooLargeError(f"The request body is over the limit of {self.limit} bytes.")
-            await error_response(error)(scope, receive, send)
+            too_large = BodyTooLargeError(f"The request body is over the limit of {self.limit} bytes.")
+            await error_response(too_large)(scope, receive, send)
             return
         messages.reverse()
 

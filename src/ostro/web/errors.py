@@ -40,7 +40,7 @@ def error_response(error: OstroError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(retry_after)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status == 413:
+    if error.status in (408, 413):
         headers["connection"] = "close"  # The rest of the body is not read.
     content = msgspec.json.encode(error_body(error))
     return Response(content, status_code=error.status, headers=headers, media_type="application/json")
