@@ -14,7 +14,7 @@ import pytest
 import ostro
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCH_FREE = ("core", "link", "routing", "web", "server", "observability", "client")
+TORCH_FREE = ("core", "link", "routing", "web", "server", "observability", "storage", "client")
 # Light enough for a command line that only asks a question.
 TORCH_FREE_MODULES = ("ostro.cli", "ostro.weights.resolve", "ostro.weights.hub.pull", "mistral_sdk.cli")
 

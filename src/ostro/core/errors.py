@@ -145,6 +145,12 @@ class MissingExtraError(OstroError):
         super().__init__(f"{feature} needs the extra '{extra}': pip install 'ostro[{extra}]'")
 
 
+class StorageError(OstroError):
+    """The store could not be read or written."""
+
+    code = "storage_error"
+
+
 class TrainingError(OstroError):
     """A training run cannot start or go on."""
 

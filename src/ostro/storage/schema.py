@@ -1,0 +1,92 @@
+"""The tables, as queries name them. Migrations make them; a test holds both to the same columns.
+
+Times are seconds since the epoch, UTC. JSON columns take and give Python values.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Column, Double, Integer, MetaData, String, Table
+
+metadata = MetaData()
+
+# What has been applied, one row a migration.
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", String, nullable=False),
+    Column("applied_at", Double, nullable=False),
+)
+
+# Stored answers of /v1/responses. previous_id may name one that is gone.
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("previous_id", String),
+    Column("model", String, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("input", JSON, nullable=False),
+    Column("output", JSON, nullable=False),
+)
+
+# One row a file in the store's folder, which is named by the id. source: "upload", or "mistral" for what a batch wrote.
+files = Table(
+    "files",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("sample_type", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("mimetype", String),
+    Column("bytes", BigInteger, nullable=False),
+    Column("num_lines", BigInteger),
+    Column("sha256", String, nullable=False),
+)
+
+# Jobs of /v1/batch/jobs and /v1/batches. status: see ostro.storage.jobs. deadline: when it times out.
+# lease_owner, lease_until: the server that runs it, and until when it may without renewing.
+batch_jobs = Table(
+    "batch_jobs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("face", String, nullable=False),
+    Column("endpoint", String, nullable=False),
+    Column("model", String),
+    Column("input_files", JSON, nullable=False),
+    Column("metadata", JSON),
+    Column("window", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("deadline", Double, nullable=False),
+    Column("started_at", Double),
+    Column("cancelling_at", Double),
+    Column("finished_at", Double),
+    Column("total", BigInteger, nullable=False),
+    Column("succeeded", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("error", String),
+    Column("output_file", String),
+    Column("error_file", String),
+    Column("lease_owner", String),
+    Column("lease_until", Double),
+)
+
+# Finished lines of unfinished jobs. number counts the job's requests from 0; line is what the output file gets.
+batch_lines = Table(
+    "batch_lines",
+    metadata,
+    Column("job_id", String, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("succeeded", Integer, nullable=False),
+    Column("line", String, nullable=False),
+)
