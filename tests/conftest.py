@@ -12,6 +12,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+# A server started by a test leaves the user's own store alone.
+os.environ.setdefault("OSTRO_STORE", ":memory:")
+
 # Deterministic, and without a deadline: a shared machine has slow moments.
 settings.register_profile(
     "ostro", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]

@@ -50,6 +50,12 @@ def serve(
     memory_limit: str | None = typer.Option(
         None, help=f"Resident memory at which the engine process is restarted, {_SIZE_HELP}."
     ),
+    store: str | None = typer.Option(
+        None,
+        envvar="OSTRO_STORE",
+        show_envvar=True,
+        help="File that keeps stored answers, files and batch jobs; store.db in OSTRO_HOME by default.",
+    ),
     grace: float = typer.Option(30.0, min=0.0, help="Seconds that running requests get on SIGTERM or Ctrl-C."),
 ) -> None:
     """Serve a model over HTTP, with OpenAI's and Mistral's API under /v1."""
@@ -74,6 +80,7 @@ def serve(
         max_body=parse_size(max_body),
         memory_limit=parse_size(memory_limit),
         grace_s=grace,
+        store=store,
     )
 
 
@@ -103,11 +110,13 @@ def run_server(
     max_body: int | None = None,
     memory_limit: int | None,
     grace_s: float,
+    store: str | None = None,
     engine_module: str = ENGINE_MODULE,
 ) -> None:
     """Wire one model and serve it until a signal."""
     from pathlib import Path
 
+    from ostro.core.paths import store_file
     from ostro.link import EngineProcess
     from ostro.server import ServedModel, create_app, serve
     from ostro.server.run import bind
@@ -133,6 +142,7 @@ def run_server(
         loopback_only=is_loopback(host),
         cors_origins=cors_origins,
         max_body_bytes=max_body or MAX_BODY_BYTES,
+        store=store or store_file(),
     )
     try:
         serve(app, served, listener, grace_s=grace_s, on_ready=_announce(url, bar, lambda: engine.card))

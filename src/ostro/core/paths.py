@@ -16,6 +16,11 @@ def models_folder() -> Path:
     return ostro_home() / "models"
 
 
+def store_file() -> Path:
+    """Where a server keeps stored answers, files and batch jobs."""
+    return ostro_home() / "store.db"
+
+
 def embedded_models() -> dict[str, Path]:
     """Checkpoints shipped inside the package, by name."""
     root = Path(__file__).resolve().parent.parent / "data" / "models"

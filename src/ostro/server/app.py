@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from ostro.server.context import ServerContext
 from ostro.server.models import Models, ServedModel
 from ostro.server.readiness import Readiness
 from ostro.server.routes import chat, completions, fim, health, home, metrics, models
+from ostro.storage import Database
 from ostro.web.auth import ApiKeyGate
 from ostro.web.body import BODY_S, MAX_BODY_BYTES, BodyLimit
 from ostro.web.cors import add_cors
@@ -36,6 +38,7 @@ def create_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     body_s: float = BODY_S,
     heartbeat_s: float = HEARTBEAT_S,
+    store: Path | str | None = None,
 ) -> FastAPI:
     """The ASGI application of a node. Its lifespan starts the engines and closes them.
 
@@ -44,8 +47,11 @@ def create_app(
     cors_origins: pages of these origins may call; others' browsers refuse them.
     body_s: how long a request's body may take to come.
     heartbeat_s: how long a stream may be silent before a comment line is sent on it.
+    store: the file or sqlite URL that keeps stored answers, files and jobs; None keeps them in memory. Raises
+        ConfigError where it cannot be opened.
     """
     known = Models(served)
+    database = Database(store)
     engines = [model.engine for model in known.served.values()]
 
     @asynccontextmanager
@@ -56,6 +62,7 @@ def create_app(
             yield
         finally:
             await asyncio.gather(*(engine.close() for engine in engines))
+            database.close()
 
     app = FastAPI(
         title="Ostro",
@@ -69,6 +76,7 @@ def create_app(
         models=known,
         metrics=ServerMetrics(lambda: {name: model.engine.stats for name, model in known.served.items()}),
         readiness=Readiness(known),
+        database=database,
         heartbeat_s=heartbeat_s,
     )
     for part in (home, health, metrics, models, chat, completions, fim):

@@ -9,6 +9,7 @@ from fastapi import Request
 from ostro.observability.metrics import ServerMetrics
 from ostro.server.models import Models
 from ostro.server.readiness import Readiness
+from ostro.storage import Database
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class ServerContext:
     models: Models
     metrics: ServerMetrics
     readiness: Readiness
+    database: Database
     heartbeat_s: float
 
 
