@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-
 from nodes import PYTHON, Node, fixture_node, live_node
 from script import SCRIPT
 

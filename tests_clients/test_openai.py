@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import openai
 import pytest
-from pydantic import BaseModel, ConfigDict
-
 from nodes import Node
+from pydantic import BaseModel, ConfigDict
 from script import (
     ANSWER,
     AS_JSON,
