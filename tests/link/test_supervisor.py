@@ -261,3 +261,50 @@ def test_a_child_ends_by_itself_when_its_parent_is_killed(model: str) -> None:
 def test_link_needs_no_torch() -> None:
     code = "import sys, ostro.link, ostro.link.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), check=False).returncode == 0
+
+
+def test_a_closed_engine_starts_again_and_its_counters_go_on() -> None:
+    async def scenario() -> None:
+        async with engine() as process:
+            await process.wait_ready()
+            await tokens(process.submit(request("first", [7], 5)))
+            first = process.pid
+            assert (process.resident_bytes or 0) > 10_000_000
+            await process.close()
+            assert (process.pid, process.resident_bytes) == (None, None)
+            assert "not loaded" in process.reason
+            assert process.stats.generation_tokens == 5
+            process.start()
+            with pytest.raises(NotReadyError, match="loading"):
+                process.submit(request("early", [7]))
+            await process.wait_ready()
+            assert process.pid != first
+            await tokens(process.submit(request("second", [7], 4)))
+            assert process.stats.generation_tokens == 9
+            assert process.stats.running == 0
+            with pytest.raises(RuntimeError, match="started once"):
+                process.start()
+
+    run(scenario)
+
+
+def test_a_drained_or_failed_engine_starts_again() -> None:
+    async def scenario() -> None:
+        async with engine() as process:
+            await process.wait_ready()
+            assert await process.drain(1.0)
+            await process.close()
+            process.start()
+            await process.wait_ready()
+            assert await tokens(process.submit(request("r", [7], 2))) == [7, 7]
+        async with engine("missing") as process:
+            with pytest.raises(CheckpointError):
+                await process.wait_ready()
+            assert process.failed
+            await process.close()
+            process.start()
+            assert not process.failed
+            with pytest.raises(CheckpointError):
+                await process.wait_ready()
+
+    run(scenario)

@@ -48,8 +48,16 @@ class EngineService(Generate, Protocol):
     def retry_after(self) -> float:
         """Seconds after which a request that is not taken now may be."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether it does not run, and is not started again by itself."""
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """Main memory that it takes now; None where that is not known."""
+
     def start(self) -> None:
-        """Begin to load, and return at once."""
+        """Begin to load, and return at once. A closed one may be started again."""
 
     async def wait_ready(self) -> ModelCard:
         """Wait until the model is loaded. Raises what made loading fail, once it is not tried again."""

@@ -91,6 +91,26 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 0
     drain_s: float | None = None
 
+    def after(self, past: EngineStats) -> EngineStats:
+        """This snapshot, its counters going on from those of an engine before it."""
+        return msgspec.structs.replace(self, **{name: getattr(self, name) + getattr(past, name) for name in _COUNTERS})
+
+    def ended(self) -> EngineStats:
+        """What is left of it when its engine is gone: the counters."""
+        return EngineStats(**{name: getattr(self, name) for name in _COUNTERS})
+
+
+_COUNTERS = (
+    "prefix_queries",
+    "prefix_hits",
+    "preemptions",
+    "prompt_tokens",
+    "generation_tokens",
+    "draft_tokens",
+    "accepted_tokens",
+    "steps",
+)
+
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded model tells about itself. max_requests: running and waiting ones that it takes; 0 is not told."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import msgspec
+import psutil
 
 from ostro.core.errors import EngineDeadError, InvalidRequestError, LinkError, NotReadyError, OstroError
 from ostro.core.options import EngineOptions
@@ -29,7 +30,7 @@ class EngineState(enum.Enum):
     READY = "ready"
     RESTARTING = "restarting"
     FAILED = "failed"
-    CLOSED = "closed"
+    CLOSED = "closed"  # not started, or ended
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ class EngineProcess:
     module: what the child runs as `python -m module`; it must call `ostro.link.worker.run_worker`.
     memory_limit: bytes of resident memory over which the child is killed and restarted; None watches nothing.
     on_loading: told each step of loading, on the event loop.
-    Use from one event loop: `start`, then `submit`; `drain` and `close` at the end.
+    Use from one event loop: `start`, then `submit`; `drain` and `close` at the end. A closed one may be started again.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class EngineProcess:
         self.draining = False
         self._restart = restart or RestartPolicy()
         self._on_loading = on_loading
-        self._state = EngineState.LOADING
+        self._state = EngineState.CLOSED
         self._card: ModelCard | None = None
         self._stats = EngineStats()
+        self._past = EngineStats()
         self._last_error: OstroError | None = None
         self._permanent = False
         self._start_seconds: float | None = None
@@ -95,7 +97,8 @@ class EngineProcess:
 
     @property
     def stats(self) -> EngineStats:
-        return self._stats
+        """The newest snapshot. Its counters go on over every process that this engine has had."""
+        return self._stats.after(self._past)
 
     @property
     def state(self) -> EngineState:
@@ -104,6 +107,21 @@ class EngineProcess:
     @property
     def pid(self) -> int | None:
         return None if self._child is None else self._child.pid
+
+    @property
+    def failed(self) -> bool:
+        """Whether it does not run, and is not started again by itself."""
+        return self._state is EngineState.FAILED
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """Main memory that the child takes now; None where there is no child."""
+        if self._child is None:
+            return None
+        try:
+            return int(psutil.Process(self._child.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return None
 
     @property
     def last_error(self) -> OstroError | None:
@@ -129,10 +147,17 @@ class EngineProcess:
             case EngineState.FAILED:
                 return f"The engine of '{name}' does not start{because}."
             case EngineState.CLOSED:
-                return f"The engine of '{name}' is closed."
+                return f"The model '{name}' is not loaded."
 
     def start(self) -> None:
-        """Begin to load, and return at once."""
+        """Begin to load, and return at once. Raises RuntimeError for one that was started and not closed since."""
+        if self._supervising is not None:
+            raise RuntimeError("an engine is started once, and again only after it was closed")
+        self._state = EngineState.LOADING
+        self._last_error = None
+        self._permanent = self.draining = False
+        self._closing.clear()
+        self._settled.clear()
         self._supervising = asyncio.create_task(self._supervise(), name=f"engine {self.options.name}")
 
     async def wait_ready(self) -> ModelCard:
@@ -173,12 +198,13 @@ class EngineProcess:
             self._child.channel.send(Shutdown())
             if self._card is None:
                 self._child.kill()  # Deep in loading it would read the message too late.
-        if self._supervising is None:
+        supervising = self._supervising
+        if supervising is None:
             return
-        done, _ = await asyncio.wait([self._supervising], timeout=_SHUTDOWN_GRACE_S)
+        done, _ = await asyncio.wait([supervising], timeout=_SHUTDOWN_GRACE_S)
         if not done and self._child is not None:
             self._child.kill()
-        await self._supervising
+        await supervising
         self._supervising = None
 
     @property
@@ -241,7 +267,7 @@ class EngineProcess:
             self._child = None
             self._card = None
             self._settled.clear()
-            self._stats = EngineStats()
+            self._past, self._stats = self.stats.ended(), EngineStats()
             if watching is not None:
                 watching.cancel()
         self._note_death(fatal, await child.ended())

@@ -39,7 +39,7 @@ _COUNTERS: tuple[tuple[str, str, str], ...] = (
 
 
 class _EngineCollector(Collector):
-    """Reads the newest snapshots when asked. Counters restart from zero with an engine, as Prometheus expects."""
+    """Reads the newest snapshots when asked. Their counters go on when an engine is started again."""
 
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
