@@ -1,7 +1,7 @@
-"""A node around scripted engines: `python scripted_node.py '{"models": …}'` serves on a free port and prints it.
+"""A node around scripted engines: `python scripted_node.py SETTINGS` serves on a free port and prints it.
 
-models: `{name: {"version": tokenizer version, "script": {"when": "say", …}, "options": {EngineOptions}}}`; what a script
-may say is in scripted_engine.py. Everything else in the settings goes to `create_app`, `grace_s` to `serve`.
+models: `{name: {"version": of its tokenizer, "script": {"when": "say", …}, "options": {EngineOptions}}}`; what a
+script may say is in scripted_engine.py. Everything else in the settings goes to `create_app`, `grace_s` to `serve`.
 """
 
 from __future__ import annotations

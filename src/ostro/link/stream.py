@@ -25,8 +25,11 @@ class TokenStream:
         self._wake = asyncio.Event()
 
     def push(self, event: TokensEvent) -> None:
-        """Add what a step gave."""
-        self._pending = event if self._pending is None else _merged(self._pending, event)
+        """Add what a step gave. The event is this stream's from then on."""
+        if self._pending is None:
+            self._pending = event
+        else:
+            _add(self._pending, event)
         self._complete = event.finish_reason is not None
         self._wake.set()
 
@@ -64,15 +67,14 @@ class TokenStream:
         self._wake.set()
 
 
-def _merged(first: TokensEvent, second: TokensEvent) -> TokensEvent:
-    logprobs = first.logprobs
-    if second.logprobs is not None:
-        logprobs = [*(logprobs or []), *second.logprobs]
-    return TokensEvent(
-        request_id=first.request_id,
-        token_ids=first.token_ids + second.token_ids,
-        logprobs=logprobs,
-        finish_reason=second.finish_reason,
-        cached_tokens=max(first.cached_tokens, second.cached_tokens),
-        error=second.error,
-    )
+def _add(pending: TokensEvent, event: TokensEvent) -> None:
+    """Append in place: of a reader that stalls, copies would cost the square of its tokens, on everybody's loop."""
+    pending.token_ids.extend(event.token_ids)
+    if event.logprobs is not None:
+        pending.logprobs = pending.logprobs or []
+        pending.logprobs.extend(event.logprobs)
+    pending.finish_reason = event.finish_reason
+    pending.cached_tokens = max(pending.cached_tokens, event.cached_tokens)
+    pending.error = event.error
+    pending.prompt_logprobs = pending.prompt_logprobs or event.prompt_logprobs
+    pending.embedding = pending.embedding or event.embedding
