@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ostro import __version__
@@ -19,11 +20,12 @@ from ostro.server.readiness import Readiness
 from ostro.server.routes import chat, completions, fim, health, home, metrics, models
 from ostro.storage import Database
 from ostro.web.auth import ApiKeyGate
-from ostro.web.body import BODY_S, MAX_BODY_BYTES, BodyLimit
+from ostro.web.body import BODY_S, MAX_BODY_BYTES, BodyLimit, handle_bad_parameter
 from ostro.web.cors import add_cors
 from ostro.web.errors import ErrorBoundary, handle_http_exception, handle_ostro_error
 from ostro.web.head import HeadAsGet
 from ostro.web.hosts import LoopbackHosts
+from ostro.web.openapi import describe
 from ostro.web.rate import RateHeaders
 from ostro.web.request_id import RequestId
 from ostro.web.sse import HEARTBEAT_S
@@ -81,8 +83,10 @@ def create_app(
     )
     for part in (home, health, metrics, models, chat, completions, fim):
         app.include_router(part.router)
+    describe(app)
     app.add_exception_handler(OstroError, handle_ostro_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
+    app.add_exception_handler(RequestValidationError, handle_bad_parameter)
     # The last added is the outermost: every answer has an id, even a refusal.
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, limit=max_body_bytes, timeout_s=body_s)

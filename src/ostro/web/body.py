@@ -6,10 +6,12 @@ import asyncio
 import re
 from typing import TypeVar
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ostro.core.errors import InvalidRequestError
@@ -121,11 +123,17 @@ async def read_json(request: Request, kind: type[Wire]) -> Wire:
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as error:
-        raise _translate(error) from None
+        raise _translate(error.errors(include_url=False, include_context=False)[0]) from None
 
 
-def _translate(error: ValidationError) -> InvalidRequestError:
-    first = error.errors(include_url=False, include_context=False)[0]
+async def handle_bad_parameter(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """For FastAPI's `exception_handlers`: what it finds wrong in a path or a query itself."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return error_response(_translate({**first, "loc": first["loc"][1:]}))  # without "query" or "path" before it
+
+
+def _translate(first: ErrorDetails) -> InvalidRequestError:
     if first["type"] == "json_invalid":
         return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.", code="invalid_json")
     param = _path(first)

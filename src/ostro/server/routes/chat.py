@@ -12,14 +12,13 @@ from ostro.server.chat_shape import ChatShape
 from ostro.server.chatting import ChatSpec, start_chat
 from ostro.server.context import ServerContext, context_of
 from ostro.web.body import read_json
-from ostro.web.chat import ChatRequest
+from ostro.web.chat import ChatCompletion, ChatRequest
+from ostro.web.openapi import gives, takes
 
 router = APIRouter(tags=["chat"])
 
-_BODY = {"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}}
 
-
-@router.post("/v1/chat/completions", openapi_extra=_BODY)
+@router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest), responses=gives(ChatCompletion, streamed=True))
 async def chat_completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, ChatRequest)
     body.refuse_unsupported()

@@ -16,14 +16,13 @@ from ostro.server.completion_shape import CompletionShape
 from ostro.server.context import ServerContext, context_of
 from ostro.server.models import ServedModel
 from ostro.web.body import read_json
-from ostro.web.completions import CompletionRequest, Prompt
+from ostro.web.completions import Completion, CompletionRequest, Prompt
+from ostro.web.openapi import gives, takes
 
 router = APIRouter(tags=["completions"])
 
-_BODY = {"requestBody": {"content": {"application/json": {"schema": CompletionRequest.model_json_schema()}}}}
 
-
-@router.post("/v1/completions", openapi_extra=_BODY)
+@router.post("/v1/completions", openapi_extra=takes(CompletionRequest), responses=gives(Completion, streamed=True))
 async def completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, CompletionRequest)
     body.refuse_unsupported()

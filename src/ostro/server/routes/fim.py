@@ -12,14 +12,14 @@ from ostro.server.chat_shape import ChatShape
 from ostro.server.chatting import constrained
 from ostro.server.context import ServerContext, context_of
 from ostro.web.body import read_json
+from ostro.web.chat import ChatCompletion
 from ostro.web.completions import FimRequest
+from ostro.web.openapi import gives, takes
 
 router = APIRouter(tags=["completions"])
 
-_BODY = {"requestBody": {"content": {"application/json": {"schema": FimRequest.model_json_schema()}}}}
 
-
-@router.post("/v1/fim/completions", openapi_extra=_BODY)
+@router.post("/v1/fim/completions", openapi_extra=takes(FimRequest), responses=gives(ChatCompletion, streamed=True))
 async def fim_completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, FimRequest)
     params = body.params()

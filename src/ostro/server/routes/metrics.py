@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends, Response
 
 from ostro.observability.metrics import CONTENT_TYPE
 from ostro.server.context import ServerContext, context_of
+from ostro.web.openapi import gives
 
 router = APIRouter(tags=["metrics"])
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=gives("text/plain"))
 async def metrics(context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     return Response(context.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
