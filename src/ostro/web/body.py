@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 from fastapi.exceptions import RequestValidationError
@@ -52,29 +53,39 @@ class BodyLimit:
 
     Bodies are validated whole anyway, so nothing is lost by reading first, and chunked ones are bounded too.
     timeout_s: a body that has not come by then, and a second later for each KiB of it that has, is answered 408.
+    uploads: (method, path) of routes that read their own bodies as they come, with the limit of each in bytes.
     """
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES, timeout_s: float = BODY_S) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: int = MAX_BODY_BYTES,
+        timeout_s: float = BODY_S,
+        uploads: Mapping[tuple[str, str], int] | None = None,
+    ) -> None:
         self.app = app
         self.limit = limit
         self.timeout_s = timeout_s
+        self.uploads = uploads or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
+        length = _declared(scope)
+        upload = self.uploads.get((scope["method"], scope["path"]))
+        if upload is not None and length <= upload:
+            await self.app(scope, self._counted(receive, upload), send)
+            return
+        limit = self.limit if upload is None else upload
         messages: list[Message] = []
-        length = int(declared) if declared.isdecimal() else 0
         received = 0
         more = True
         started = asyncio.get_running_loop().time()
-        while more and length <= self.limit:
+        while more and length <= limit:
             try:
-                async with asyncio.timeout_at(started + self.timeout_s + received / _SLOWEST_BYTES_S):
-                    message = await receive()
-            except TimeoutError:
-                error = BodyTooSlowError(f"Of the request's body only {received} bytes came. Send it again.")
+                message = await self._in_time(receive, started, received)
+            except BodyTooSlowError as error:
                 await error_response(error)(scope, receive, send)
                 return
             if message["type"] == "http.disconnect":
@@ -83,11 +94,10 @@ class BodyLimit:
             received += len(message.get("body", b""))
             length = max(length, received)
             more = message.get("more_body", False)
-        if length > self.limit:
-            if more and length <= _DISCARD_FACTOR * self.limit:
-                await _discard(receive, (_DISCARD_FACTOR * self.limit) - received)
-            too_large = BodyTooLargeError(f"The request body is over the limit of {self.limit} bytes.")
-            await error_response(too_large)(scope, receive, send)
+        if length > limit:
+            if more and length <= _DISCARD_FACTOR * limit:
+                await _discard(receive, (_DISCARD_FACTOR * limit) - received)
+            await error_response(_too_large(limit))(scope, receive, send)
             return
         messages.reverse()
 
@@ -95,6 +105,43 @@ class BodyLimit:
             return messages.pop() if messages else await receive()
 
         await self.app(scope, replay, send)
+
+    async def _in_time(self, receive: Receive, started: float, received: int) -> Message:
+        try:
+            async with asyncio.timeout_at(started + self.timeout_s + received / _SLOWEST_BYTES_S):
+                return await receive()
+        except TimeoutError:
+            raise BodyTooSlowError(f"Of the request's body only {received} bytes came. Send it again.") from None
+
+    def _counted(self, receive: Receive, limit: int) -> Receive:
+        """The body as it comes; the route that reads it is the one that is told of too much and of too slow."""
+        started = asyncio.get_running_loop().time()
+        received = 0
+        more = True
+
+        async def counted() -> Message:
+            nonlocal received, more
+            if not more:
+                return await receive()  # waits for the client to leave, for however long that takes
+            message = await self._in_time(receive, started, received)
+            received += len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            if received > limit:
+                if more:
+                    await _discard(receive, (_DISCARD_FACTOR - 1) * limit)
+                raise _too_large(limit)
+            return message
+
+        return counted
+
+
+def _declared(scope: Scope) -> int:
+    length = Headers(scope=scope).get("content-length", "")
+    return int(length) if length.isdecimal() else 0
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The request body is over the limit of {limit} bytes.")
 
 
 async def _discard(receive: Receive, most: int) -> None:
