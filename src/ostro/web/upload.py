@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -12,6 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from ostro.core.errors import InvalidRequestError
 from ostro.web.body import UnsupportedMediaTypeError
 from ostro.web.disconnect import ClientGoneError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _PIECE_BYTES = 1024 * 1024
 _MAX_FIELD_BYTES = 4096
@@ -81,7 +85,7 @@ class _FormReader:
         self._field: str | None = None
         self._value = bytearray()
 
-    def callbacks(self) -> dict[str, Callable[..., None]]:
+    def callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
