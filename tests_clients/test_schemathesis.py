@@ -1,0 +1,86 @@
+"""schemathesis over the node's own description: what it gives is as described, what it is given never breaks it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import Node, fixture_node
+from script import SCRIPT
+
+# Fields that would only make requests long or miss the model; all else is as the node describes it.
+NARROWED: dict[str, dict[str, Any]] = {
+    "model": {"const": "scripted"},
+    "max_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
+    "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
+    "max_output_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
+    "timeout": {"type": "number", "minimum": 30, "maximum": 100},  # a deadline that passes is a 504, rightly
+}
+# Ranges of sampling parameters depend on the model and on each other; what is out of them is 400, not in the schema.
+UNCHECKED = "positive_data_acceptance"
+
+
+@pytest.fixture(scope="module")
+def fuzzed() -> Iterator[Node]:
+    """A node of its own: what is left in its store is nobody else's."""
+    with fixture_node("scripted_node.py", models={"scripted": {"script": SCRIPT}}) as node:
+        yield node
+
+
+def _narrow(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_narrow(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    narrowed = {key: _narrow(value) for key, value in node.items()}
+    properties = narrowed.get("properties")
+    if isinstance(properties, dict):
+        narrowed["properties"] = properties | {name: NARROWED[name] for name in NARROWED.keys() & properties.keys()}
+    return narrowed
+
+
+def _description(node: Node, folder: Path) -> Path:
+    with urllib.request.urlopen(f"{node.url}/openapi.json") as answer:
+        document = json.load(answer)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "requestBody" in operation:
+                operation["requestBody"] = _narrow(operation["requestBody"])
+    path = folder / "openapi.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def _fuzz(node: Node, folder: Path, phases: str, examples: int) -> None:
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", str(_description(node, folder))]
+    options = {
+        "--url": node.url,
+        "--phases": phases,
+        "--max-examples": str(examples),
+        "--mode": "all",
+        "--exclude-checks": UNCHECKED,
+        "--request-timeout": "30",
+        "--seed": "1",
+        "--max-failures": "10",
+    }
+    flat = [word for option in options.items() for word in option]
+    run = subprocess.run([*command, "--no-color", *flat], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
+    with urllib.request.urlopen(f"{node.url}/health/ready") as answer:
+        assert answer.status == 200
+
+
+def test_the_node_does_as_it_says(fuzzed: Node, tmp_path: Path) -> None:
+    _fuzz(fuzzed, tmp_path, "fuzzing", 12)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_node_does_as_it_says_for_long(fuzzed: Node, tmp_path: Path) -> None:
+    _fuzz(fuzzed, tmp_path, "examples,coverage,fuzzing,stateful", 150)
