@@ -1,4 +1,8 @@
-"""A whole node around the fake engine: `python fake_node.py '{"api_key": …}'` serves on a free port and prints it."""
+"""A whole node around the fake engine: `python fake_node.py '{"api_key": …}'` serves on a free port and prints it.
+
+models: `{name: {EngineOptions, "footprint": {…}}}` serves several, as `pool` (PoolOptions) says. Everything else in the
+settings goes to `create_app` and `serve`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import logging
 import sys
 from typing import Any
 
+from ostro.core.footprint import Footprint
 from ostro.core.options import EngineOptions
 from ostro.link import EngineProcess, RestartPolicy
 from ostro.server import ServedModel, create_app, serve
+from ostro.server.pool import PoolOptions
 from ostro.server.run import bind
 from ostro.tokenizer.base import Tokenizer
 from ostro.tokenizer.conversation import read_messages
@@ -41,16 +47,24 @@ class ByteTokenizer(Tokenizer):
 
 def main(settings: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    options = EngineOptions(model=settings.pop("model", "m"), name="fake", **settings.pop("options", {}))
+    only = {"model": settings.pop("model", "m"), **settings.pop("options", {})}
+    models = settings.pop("models", {"fake": only})
+    footprints = {name: Footprint(**model.pop("footprint")) for name, model in models.items() if "footprint" in model}
     policy = RestartPolicy(first_pause_s=0.3, longest_pause_s=0.5, max_failures=3)
     tokenizer: Any = ByteTokenizer() if settings.pop("tokenizer", True) else None
-    served = {"fake": ServedModel("fake", EngineProcess("fake_engine", options, restart=policy), tokenizer)}
+    engines = {
+        name: EngineProcess("fake_engine", EngineOptions(name=name, **model), restart=policy)
+        for name, model in models.items()
+    }
+    served = {name: ServedModel(name, engine, tokenizer) for name, engine in engines.items()}
+    if "pool" in settings:
+        settings["pool"] = PoolOptions(footprints=footprints, **settings["pool"])
     grace = settings.pop("grace_s", 5.0)
     headers_s = settings.pop("headers_s", 30.0)
     app = create_app(served, loopback_only=True, **settings)
     listener = bind("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
-    serve(app, served, listener, grace_s=grace, headers_s=headers_s)
+    serve(app, listener, grace_s=grace, headers_s=headers_s)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main(settings: dict[str, Any]) -> None:
         app = create_app(served, loopback_only=True, **settings)
         listener = bind("127.0.0.1", 0)
         print(listener.getsockname()[1], flush=True)
-        serve(app, served, listener, grace_s=grace)
+        serve(app, listener, grace_s=grace)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def run_server(
         store=store or store_file(),
     )
     try:
-        serve(app, served, listener, grace_s=grace_s, on_ready=_announce(url, bar, lambda: engine.card))
+        serve(app, listener, grace_s=grace_s, on_ready=_announce(url, bar, lambda: engine.card))
     finally:
         bar.close()
         listener.close()

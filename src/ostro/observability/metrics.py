@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ostro.core.request import EngineStats
+from ostro.observability.residency import Residency, ResidencyCollector
 
 Snapshots = Callable[[], Mapping[str, EngineStats]]
 
@@ -61,9 +62,10 @@ class _EngineCollector(Collector):
 class ServerMetrics:
     """What a server notes about its requests, beside what its engines tell. Times in seconds."""
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Snapshots, residency: Callable[[], Mapping[str, Residency]]) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(snapshots))
+        self.registry.register(ResidencyCollector(residency))
         self._first_token = Histogram(
             "vllm:time_to_first_token_seconds",
             "From handing a request to the engine to its first token.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from ostro.core.errors import OstroError
 from ostro.observability.metrics import ServerMetrics
 from ostro.server.context import ServerContext
 from ostro.server.models import Models, ServedModel
+from ostro.server.pins import ReleasePins
+from ostro.server.pool import PoolOptions
 from ostro.server.readiness import Readiness
 from ostro.server.routes import chat, completions, fim, health, home, metrics, models
 from ostro.storage import Database
@@ -34,6 +35,7 @@ from ostro.web.sse import HEARTBEAT_S
 def create_app(
     served: Mapping[str, ServedModel],
     *,
+    pool: PoolOptions | None = None,
     api_keys: Collection[str] = (),
     loopback_only: bool = False,
     cors_origins: Collection[str] = (),
@@ -44,6 +46,7 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application of a node. Its lifespan starts the engines and closes them.
 
+    pool: how several models share the node, the first being the default; None loads all at the start and keeps them.
     api_keys: with any, everything but /health/live wants one of them as a bearer token.
     loopback_only: refuse Host headers that are not a loopback name; for servers bound to one.
     cors_origins: pages of these origins may call; others' browsers refuse them.
@@ -52,18 +55,16 @@ def create_app(
     store: the file or sqlite URL that keeps stored answers, files and jobs; None keeps them in memory. Raises
         ConfigError where it cannot be opened.
     """
-    known = Models(served)
+    known = Models(served, pool)
     database = Database(store)
-    engines = [model.engine for model in known.served.values()]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        for engine in engines:
-            engine.start()
+        known.start()
         try:
             yield
         finally:
-            await asyncio.gather(*(engine.close() for engine in engines))
+            await known.close()
             database.close()
 
     app = FastAPI(
@@ -76,7 +77,7 @@ def create_app(
     )
     app.state.context = ServerContext(
         models=known,
-        metrics=ServerMetrics(lambda: {name: model.engine.stats for name, model in known.served.items()}),
+        metrics=ServerMetrics(known.stats, known.residency),
         readiness=Readiness(known),
         database=database,
         heartbeat_s=heartbeat_s,
@@ -88,6 +89,7 @@ def create_app(
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(RequestValidationError, handle_bad_parameter)
     # The last added is the outermost: every answer has an id, even a refusal.
+    app.add_middleware(ReleasePins)
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, limit=max_body_bytes, timeout_s=body_s)
     app.add_middleware(RateHeaders, allowance_of=known.allowance)

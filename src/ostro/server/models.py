@@ -3,113 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import NamedTuple
 
 from fastapi import Request
 from starlette.types import Scope
 
-from ostro.core.errors import InvalidRequestError, ModelNotFoundError, NotReadyError
-from ostro.core.protocols import EngineService
-from ostro.core.request import ModelCard
-from ostro.tokenizer.base import Tokenizer
+from ostro.core.errors import InvalidRequestError, ModelNotFoundError
+from ostro.core.request import EngineStats
+from ostro.observability.residency import Residency
+from ostro.server.pins import pins_of
+from ostro.server.pool import Pool, PoolOptions
+from ostro.server.served import ServedModel
+from ostro.server.slot import Slot, SlotState
+from ostro.web.disconnect import while_connected
 from ostro.web.rate import Allowance
 
-T = TypeVar("T")
-
-# Characters up to which a text is tokenised on the event loop: under a millisecond, less than a thread costs.
-_INLINE_CHARACTERS = 2_000
+__all__ = ["ModelState", "Models", "ServedModel"]
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """One model: its engine, wherever that runs, and its tokenizer; None takes and gives token ids only."""
+class ModelState(NamedTuple):
+    """state: "unloaded", "loading", "ready" or "failed". reason: why it is not ready; empty where it is."""
 
-    name: str
-    engine: EngineService
-    tokenizer: Tokenizer | None
-    created: int = field(default_factory=lambda: int(time.time()))
+    state: str
+    reason: str
 
-    def ready_card(self) -> ModelCard:
-        """Raises NotReadyError while the engine is not there."""
-        card = self.engine.card
-        reason = self.engine.reason
-        if card is None or reason:
-            reason = reason or f"The model '{self.name}' is not ready."
-            raise NotReadyError(reason, retry_after=self.engine.retry_after)
-        return card
 
-    def eos_ids(self) -> set[int]:
-        card = self.engine.card
-        ids = set() if card is None else set(card.eos_token_ids)
-        return ids if self.tokenizer is None else ids | set(self.tokenizer.eos_ids)
+class ModelInUseError(InvalidRequestError):
+    """A model that requests are using cannot be unloaded."""
 
-    async def encode(self, text: str) -> list[int]:
-        """Token ids of a plain prompt. Raises InvalidRequestError where the model has no tokenizer."""
-        tokenizer = self._tokenizer("prompt")
-        return await _off_loop(lambda: tokenizer.encode(text), len(text))
-
-    async def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
-        """Token ids of a conversation in the model's own template; options are `Tokenizer.encode_chat`'s.
-
-        Raises InvalidRequestError.
-        """
-        tokenizer = self._tokenizer("messages")
-        size = sum(len(str(message.get("content", ""))) for message in messages)
-        size += len(str(options["tools"])) if "tools" in options else 0
-        return await _off_loop(lambda: tokenizer.encode_chat(messages, **options), size)
-
-    async def encode_fim(self, prompt: str, suffix: str) -> list[int]:
-        """Token ids that ask for what is between. Raises InvalidRequestError for a model that cannot."""
-        tokenizer = self._tokenizer("prompt")
-        return await _off_loop(lambda: tokenizer.encode_fim(prompt, suffix), len(prompt) + len(suffix))
-
-    def _tokenizer(self, param: str) -> Tokenizer:
-        if self.tokenizer is None:
-            raise InvalidRequestError(
-                f"The model '{self.name}' has no tokenizer, so it takes token ids only: POST /v1/completions with "
-                "a list of integers as prompt.",
-                param=param,
-            )
-        return self.tokenizer
+    status = 409
+    code = "model_in_use"
 
 
 class Models:
-    """Served models by name."""
+    """Served models by name; the first is the default.
 
-    def __init__(self, served: Mapping[str, ServedModel]) -> None:
+    pool: how they share the node: the first is loaded when the server starts, the others when they are asked for.
+    None loads all of them when the server starts, and keeps them.
+    """
+
+    def __init__(self, served: Mapping[str, ServedModel], pool: PoolOptions | None = None) -> None:
         if not served:
             raise ValueError("a server needs at least one model")
         self.served = dict(served)
-
-    async def use(self, request: Request, name: str | None) -> ServedModel:
-        """The model of that name, loaded, until the answer to `request` is over."""
-        model = self.find(name)
-        request.state.model = model
-        model.ready_card()
-        return model
-
-    @asynccontextmanager
-    async def using(self, name: str | None) -> AsyncIterator[ServedModel]:
-        """The model of that name, loaded, for work that is not a request's."""
-        model = self.find(name)
-        model.ready_card()
-        yield model
-
-    def allowance(self, scope: Scope) -> Allowance | None:
-        """What the model that a request uses can still take; a node's only model for requests that use none."""
-        model = scope.get("state", {}).get("model")
-        if model is None and len(self.served) == 1:
-            model = next(iter(self.served.values()))
-        return None if model is None else Allowance.of(model.engine)
+        self._pool = None if pool is None else Pool(self.served.values(), pool)
+        self._default = next(iter(self.served.values()))
 
     def find(self, name: str | None) -> ServedModel:
         """The model of that name, the first one for None. Raises ModelNotFoundError that lists what there is."""
         if name is None:
-            return next(iter(self.served.values()))
+            return self._default
         model = self.served.get(name)
         if model is None:
             there = ", ".join(f"'{known}'" for known in self.served)
@@ -117,7 +62,153 @@ class Models:
             raise error
         return model
 
+    async def use(self, request: Request, name: str | None) -> ServedModel:
+        """The model of that name, loaded, until the answer to `request` is over.
 
-async def _off_loop(work: Callable[[], T], size: int) -> T:
-    """Long texts are tokenised in a thread, so that other streams go on meanwhile."""
-    return work() if size <= _INLINE_CHARACTERS else await asyncio.to_thread(work)
+        Call it after the request's body has been read: a client that leaves ends the wait. Raises
+        ModelNotFoundError, NotReadyError, ClientGoneError.
+        """
+        model = self.find(name)
+        request.state.model = model
+        if self._pool is not None:
+            pool, slot, pins = self._pool, self._pool.slots[model.name], pins_of(request)
+            # A second pin of one request would wait behind a switch that waits for the first.
+            if model.name not in pins and not pins.add_now(pool, slot):
+                await while_connected(request, pins.add(pool, slot))
+        model.ready_card()
+        return model
+
+    @asynccontextmanager
+    async def using(self, name: str | None) -> AsyncIterator[ServedModel]:
+        """The model of that name, loaded, for work that is not a request's.
+
+        Long work should take it piece by piece: who holds a model keeps others from the memory.
+        """
+        model = self.find(name)
+        if self._pool is None:
+            model.ready_card()
+            yield model
+            return
+        slot = self._pool.slots[model.name]
+        await self._pool.pin(slot)
+        try:
+            model.ready_card()
+            yield model
+        finally:
+            self._pool.unpin(slot)
+
+    async def unload(self, name: str) -> None:
+        """Free a model's memory until somebody asks for it. Raises ModelNotFoundError, ModelInUseError."""
+        model = self.find(name)
+        if self._pool is None:
+            raise ModelInUseError("This server keeps its models loaded; start it with --idle-unload to have it differ.")
+        if not await self._pool.unload(self._pool.slots[model.name]):
+            raise ModelInUseError(f"The model '{name}' is in use. Try again when its requests are over.")
+
+    def state(self, model: ServedModel) -> ModelState:
+        """Where a model is between disk and memory."""
+        slot = self._slot(model)
+        if slot is not None and slot.state is not SlotState.READY:
+            return _slot_state(slot)
+        reason = model.engine.reason
+        if not reason:
+            return ModelState("ready", "")
+        return ModelState("failed" if model.engine.failed else "loading", reason)
+
+    def allowance(self, scope: Scope) -> Allowance | None:
+        """What the model that a request uses can still take; a node's only model for requests that use none."""
+        model = scope.get("state", {}).get("model")
+        if model is None and len(self.served) == 1:
+            model = self._default
+        return None if model is None else Allowance.of(model.engine)
+
+    def stats(self) -> dict[str, EngineStats]:
+        """The newest snapshot of every engine."""
+        return {name: model.engine.stats for name, model in self.served.items()}
+
+    def residency(self) -> dict[str, Residency]:
+        """Which models are in memory, and how often they came and went."""
+        if self._pool is None:
+            return {name: Residency(loaded=model.engine.card is not None) for name, model in self.served.items()}
+        return {name: _residency(slot) for name, slot in self._pool.slots.items()}
+
+    @contextmanager
+    def to_probe(self) -> Iterator[list[ServedModel]]:
+        """The models by which to tell whether the server is well, held in place meanwhile.
+
+        In a pool that is the default one; when it was unloaded after it had worked, none: it comes back when asked for.
+        Raises NotReadyError where it has not been loaded yet, or could not be.
+        """
+        slot = self._slot(self._default)
+        if self._pool is None or slot is None:
+            yield list(self.served.values())
+            return
+        self._pool.check_open()
+        if slot.state is SlotState.FAILED:
+            raise slot.failure()
+        if slot.state is not SlotState.READY:
+            if not slot.loads:
+                self._default.ready_card()
+            yield []
+            return
+        with self._pool.holding(slot):
+            yield [self._default]
+
+    async def first_load(self) -> bool:
+        """Wait until the models that are loaded at the start are; False where the server goes on without.
+
+        Raises what made loading fail where there is no other model.
+        """
+        if self._pool is None:
+            await asyncio.gather(*(model.engine.wait_ready() for model in self.served.values()))
+            return True
+        slot = self._pool.slots[self._default.name]
+        if slot.work is not None:
+            await asyncio.shield(slot.work)
+        if slot.error is not None and len(self.served) == 1:
+            raise slot.error
+        return slot.error is None
+
+    def start(self) -> None:
+        """Begin to load, and return at once."""
+        if self._pool is not None:
+            self._pool.begin_load(self._pool.slots[self._default.name])
+            return
+        for model in self.served.values():
+            model.engine.start()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take nothing new and let what runs finish; False where some of it did not in `grace_s` seconds."""
+        if self._pool is not None:
+            self._pool.stop()
+        return all(await asyncio.gather(*(model.engine.drain(grace_s) for model in self.served.values())))
+
+    async def close(self) -> None:
+        """End all engines."""
+        if self._pool is not None:
+            await self._pool.close()
+        else:
+            await asyncio.gather(*(model.engine.close() for model in self.served.values()))
+
+    def _slot(self, model: ServedModel) -> Slot | None:
+        return None if self._pool is None else self._pool.slots[model.name]
+
+
+def _slot_state(slot: Slot) -> ModelState:
+    match slot.state:
+        case SlotState.FAILED:
+            return ModelState("failed", slot.failure().message)
+        case SlotState.LOADING:
+            return ModelState("loading", slot.model.engine.reason)
+        case _:
+            return ModelState("unloaded", f"The model '{slot.name}' is loaded when it is asked for.")
+
+
+def _residency(slot: Slot) -> Residency:
+    return Residency(
+        loaded=slot.state is SlotState.READY,
+        bytes=slot.needs if slot.takes_memory else 0,
+        loads=slot.loads,
+        failures=slot.failures,
+        unloads=dict(slot.unloads),
+    )

@@ -1,4 +1,4 @@
-"""Whether a request would be answered now: a real pass of one token through every model."""
+"""Whether a request would be answered now: a real pass of one token through the models that have to be there."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Readiness:
         self._ended = 0.0
 
     async def check(self) -> None:
-        """Return when every model gave a token. Raises NotReadyError with the reason."""
-        for model in self._models.served.values():
-            model.ready_card()  # A death is known without a pass, and at once.
+        """Return when every model that has to be there gave a token. Raises NotReadyError with the reason."""
+        with self._models.to_probe() as probed:
+            for model in probed:
+                model.ready_card()  # A death is known without a pass, and at once.
         if self._running is None or (self._running.done() and time.monotonic() - self._ended > _CACHED_S):
             self._running = asyncio.create_task(self._pass())
         # Shielded: a prober that leaves must not fail the others.
@@ -36,7 +37,8 @@ class Readiness:
 
     async def _pass(self) -> None:
         try:
-            await asyncio.gather(*(_one_token(model) for model in self._models.served.values()))
+            with self._models.to_probe() as probed:
+                await asyncio.gather(*(_one_token(model) for model in probed))
         finally:
             self._ended = time.monotonic()
 

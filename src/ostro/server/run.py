@@ -6,16 +6,16 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
 from ostro.core.errors import ConfigError, OstroError
 from ostro.server.connections import HEADERS_S, ImpatientProtocol
-from ostro.server.models import ServedModel
+from ostro.server.models import Models
 
 log = logging.getLogger("ostro.server")
 
@@ -24,20 +24,19 @@ _FLUSH_S = 5
 
 
 def serve(
-    app: ASGIApp,
-    served: Mapping[str, ServedModel],
+    app: FastAPI,
     listener: socket.socket,
     *,
     grace_s: float = 30.0,
     headers_s: float = HEADERS_S,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
-    """Serve on a bound socket until SIGTERM or SIGINT; answers from the start, before the models are loaded.
+    """Serve what `create_app` made on a bound socket; answers from the start, before a model is loaded.
 
-    The first signal drains: new requests are answered 503, running ones finish within `grace_s` seconds. A second
-    one ends at once. Returns normally after either. `on_ready` is called when every model is loaded. A connection
-    that does not bring a request's headers within `headers_s` seconds is closed.
-    Raises what made a model fail to load.
+    The first SIGTERM or SIGINT drains: new requests are answered 503, running ones finish within `grace_s` seconds. A
+    second one ends at once. Returns normally after either. `on_ready` is called when what is loaded at the start is
+    loaded. A connection that does not bring a request's headers within `headers_s` seconds is closed.
+    Raises what made a model fail to load, where the server is of no use without it.
     """
     config = uvicorn.Config(
         app,
@@ -48,7 +47,7 @@ def serve(
         timeout_graceful_shutdown=_FLUSH_S,
         lifespan="on",
     )
-    server = _DrainingServer(config, served, grace_s, on_ready)
+    server = _DrainingServer(config, app.state.context.models, grace_s, on_ready)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
@@ -72,13 +71,13 @@ class _DrainingServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        served: Mapping[str, ServedModel],
+        models: Models,
         grace_s: float,
         on_ready: Callable[[], None] | None,
     ) -> None:
         super().__init__(config)
         self.failure: OstroError | None = None
-        self._engines = [model.engine for model in served.values()]
+        self._models = models
         self._grace_s = grace_s
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,13 +92,13 @@ class _DrainingServer(uvicorn.Server):
     async def _watch_loading(self) -> None:
         """A model that never loads ends the server: whoever started it should hear of it."""
         try:
-            await asyncio.gather(*(engine.wait_ready() for engine in self._engines))
+            loaded = await self._models.first_load()
         except OstroError as error:
             if self._draining is None:
                 self.failure = error
                 self.should_exit = True
         else:
-            if self._on_ready is not None and self._draining is None:
+            if loaded and self._on_ready is not None and self._draining is None:
                 self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -116,8 +115,7 @@ class _DrainingServer(uvicorn.Server):
 
     async def _drain(self, name: str) -> None:
         log.info("%s: finishing what runs, at most %g s.", name, self._grace_s)
-        finished = await asyncio.gather(*(engine.drain(self._grace_s) for engine in self._engines))
-        if not all(finished):
+        if not await self._models.drain(self._grace_s):
             log.warning("Some requests did not finish in %g s and are dropped.", self._grace_s)
-            await asyncio.gather(*(engine.close() for engine in self._engines))
+            await self._models.close()
         self.should_exit = True

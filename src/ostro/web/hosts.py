@@ -1,10 +1,12 @@
-"""The Host header on a loopback address: a web page must not reach it under a name of its own (CVE-2024-28224)."""
+"""Web pages of other sites: one must not reach a loopback address under a name of its own (CVE-2024-28224), nor have
+visitors' browsers change what a server does."""
 
 from __future__ import annotations
 
 import ipaddress
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ostro.core.errors import OstroError
@@ -19,6 +21,14 @@ class ForbiddenHostError(OstroError):
     code = "forbidden_host"
 
 
+class ForbiddenSiteError(OstroError):
+    """A browser sends it for a page of another site."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "forbidden_site"
+
+
 def is_loopback(host: str) -> bool:
     """Whether a name or address reaches this machine only.
 
@@ -31,6 +41,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def refuse_other_sites(request: Request) -> None:
+    """For a POST without a body, which browsers send to any address for any page. Raises ForbiddenSiteError.
+
+    JSON is let through: a browser asks first whether a page may send that, and CORS answers.
+    """
+    site = request.headers.get("sec-fetch-site", "none")
+    if site not in ("none", "same-origin") and not request.headers.get("content-type", "").startswith(
+        "application/json"
+    ):
+        raise ForbiddenSiteError("A page of another site may not do this. Send it as application/json.")
 
 
 class LoopbackHosts:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
 from ostro.server.context import ServerContext, context_of
-from ostro.server.models import ServedModel
+from ostro.server.models import ModelState, ServedModel
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,7 +44,7 @@ print(Client(endpoint="{url}").infer(inputs={{"text": "Where is my card?"}}).tex
 async def home(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> HTMLResponse:
     models = list(context.models.served.values())
     page = _PAGE.format(
-        rows="".join(map(_row, models)),
+        rows="".join(_row(model, context.models.state(model)) for model in models),
         url=escape(str(request.base_url).rstrip("/")),
         model=escape(models[0].name),
     )
@@ -53,9 +53,9 @@ async def home(request: Request, context: Annotated[ServerContext, Depends(conte
     return HTMLResponse(page, headers={"content-security-policy": policy})
 
 
-def _row(model: ServedModel) -> str:
+def _row(model: ServedModel, state: ModelState) -> str:
     card = model.engine.card
-    cells = [model.name, model.engine.reason or "ready"]
+    cells = [model.name, state.reason or state.state]
     if card is not None:
         cells += [f"{card.context} tokens", f"{card.parameters:,}", f"{card.device}, {card.dtype}"]
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>\n"

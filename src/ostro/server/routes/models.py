@@ -1,13 +1,14 @@
-"""`GET /v1/models`: what is served, and what it can do."""
+"""`/v1/models`: what is served, what it can do, and whether it is in memory."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from ostro.server.context import ServerContext, context_of
 from ostro.server.models import ServedModel
+from ostro.web.hosts import refuse_other_sites
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -16,26 +17,42 @@ Context = Annotated[ServerContext, Depends(context_of)]
 
 @router.get("")
 async def list_models(context: Context) -> dict[str, Any]:
-    return {"object": "list", "data": [_describe(model) for model in context.models.served.values()]}
+    return {"object": "list", "data": [_describe(context, model) for model in context.models.served.values()]}
 
 
 # A path converter, because names may hold a slash (owner/name).
 @router.get("/{name:path}")
 async def one_model(name: str, context: Context) -> dict[str, Any]:
-    return _describe(context.models.find(name))
+    return _describe(context, context.models.find(name))
 
 
-def _describe(model: ServedModel) -> dict[str, Any]:
+@router.post("/{name:path}/load", dependencies=[Depends(refuse_other_sites)])
+async def load_model(request: Request, name: str, context: Context) -> dict[str, Any]:
+    """Load a model before somebody needs it; answers when it is loaded."""
+    return _describe(context, await context.models.use(request, name))
+
+
+@router.post("/{name:path}/unload", dependencies=[Depends(refuse_other_sites)])
+async def unload_model(name: str, context: Context) -> dict[str, Any]:
+    """Free a model's memory until it is asked for; 409 while it is in use."""
+    await context.models.unload(name)
+    return _describe(context, context.models.find(name))
+
+
+def _describe(context: ServerContext, model: ServedModel) -> dict[str, Any]:
     """OpenAI's fields, Mistral's `max_context_length` and `capabilities`, and what the engine tells once it is
     loaded."""
     card = model.engine.card
+    state, reason = context.models.state(model)
     described: dict[str, Any] = {
         "id": model.name,
         "object": "model",
         "type": "base",  # what Mistral's client tells kinds of models apart by
         "created": model.created,
         "owned_by": "ostro",
-        "ready": not model.engine.reason,
+        "ready": state == "ready",
+        "state": state,
+        "reason": reason or None,
         "capabilities": {
             "completion_chat": model.tokenizer is not None and model.tokenizer.version != "hf",
             "function_calling": False,

@@ -1,0 +1,77 @@
+"""One model that a server answers for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ostro.core.errors import InvalidRequestError, NotReadyError
+from ostro.core.protocols import EngineService
+from ostro.core.request import ModelCard
+from ostro.tokenizer.base import Tokenizer
+
+T = TypeVar("T")
+
+# Characters up to which a text is tokenised on the event loop: under a millisecond, less than a thread costs.
+_INLINE_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model: its engine, wherever that runs, and its tokenizer; None takes and gives token ids only."""
+
+    name: str
+    engine: EngineService
+    tokenizer: Tokenizer | None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def ready_card(self) -> ModelCard:
+        """Raises NotReadyError while the engine is not there."""
+        card = self.engine.card
+        reason = self.engine.reason
+        if card is None or reason:
+            reason = reason or f"The model '{self.name}' is not ready."
+            raise NotReadyError(reason, retry_after=self.engine.retry_after)
+        return card
+
+    def eos_ids(self) -> set[int]:
+        card = self.engine.card
+        ids = set() if card is None else set(card.eos_token_ids)
+        return ids if self.tokenizer is None else ids | set(self.tokenizer.eos_ids)
+
+    async def encode(self, text: str) -> list[int]:
+        """Token ids of a plain prompt. Raises InvalidRequestError where the model has no tokenizer."""
+        tokenizer = self._tokenizer("prompt")
+        return await _off_loop(lambda: tokenizer.encode(text), len(text))
+
+    async def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+        """Token ids of a conversation in the model's own template; options are `Tokenizer.encode_chat`'s.
+
+        Raises InvalidRequestError.
+        """
+        tokenizer = self._tokenizer("messages")
+        size = sum(len(str(message.get("content", ""))) for message in messages)
+        size += len(str(options["tools"])) if "tools" in options else 0
+        return await _off_loop(lambda: tokenizer.encode_chat(messages, **options), size)
+
+    async def encode_fim(self, prompt: str, suffix: str) -> list[int]:
+        """Token ids that ask for what is between. Raises InvalidRequestError for a model that cannot."""
+        tokenizer = self._tokenizer("prompt")
+        return await _off_loop(lambda: tokenizer.encode_fim(prompt, suffix), len(prompt) + len(suffix))
+
+    def _tokenizer(self, param: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InvalidRequestError(
+                f"The model '{self.name}' has no tokenizer, so it takes token ids only: POST /v1/completions with "
+                "a list of integers as prompt.",
+                param=param,
+            )
+        return self.tokenizer
+
+
+async def _off_loop(work: Callable[[], T], size: int) -> T:
+    """Long texts are tokenised in a thread, so that other streams go on meanwhile."""
+    return work() if size <= _INLINE_CHARACTERS else await asyncio.to_thread(work)
