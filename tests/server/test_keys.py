@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 from fastapi.routing import APIRoute
@@ -11,6 +12,18 @@ from starlette.routing import Route
 from ostro.core.options import EngineOptions
 from ostro.link import EngineProcess
 from ostro.server import ServedModel, create_app
+
+
+REFUSED: tuple[dict[str, str], ...] = (
+    {},
+    {"authorization": "Bearer wrong"},
+    {"authorization": "Basic right"},
+    {"authorization": "right"},
+    {"x-api-key": "wrong"},
+    {"x-api-key": ""},
+    {"authorization": "Bearer wrong", "x-api-key": "right"},  # one identity, not whichever fits
+    {"cookie": "api_key=right"},
+)
 
 
 def _routes() -> list[tuple[str, str]]:
@@ -43,8 +56,8 @@ def test_every_route_wants_the_key() -> None:
     }
     with running_node(api_keys=["right", "other"]) as node:
         for method, path in [*routes, ("GET", "/nothing"), ("PUT", "/health/live/")]:
-            concrete = path.replace("{name:path}", "fake")
-            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}):
+            concrete = re.sub(r"\{[^}]+\}", "fake", path)
+            for headers in REFUSED:
                 response = node.http.request(method, concrete, headers=headers)
                 expected = 200 if concrete == "/health/live" else 401
                 assert response.status_code == expected, (method, concrete, headers)
@@ -53,8 +66,8 @@ def test_every_route_wants_the_key() -> None:
                     assert response.headers["x-request-id"]
         _assert_tricks_fail(node)
         for key in ("right", "other"):
-            answer = node.http.get("/v1/models", headers={"authorization": f"Bearer {key}"})
-            assert answer.status_code == 200
+            for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
+                assert node.http.get("/v1/models", headers=headers).status_code == 200
 
 
 def _assert_tricks_fail(node: Node) -> None:

@@ -42,7 +42,7 @@ class ApiKeyGate:
     def _passes(self, scope: Scope) -> bool:
         if scope["path"] in OPEN_PATHS or scope.get(PRINCIPAL) is IN_PROCESS:
             return True
-        token = _bearer(scope)
+        token = _token(scope)
         if token is None:
             return False
         given = _digest(token)
@@ -55,12 +55,16 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _bearer(scope: Scope) -> str | None:
-    scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+def _token(scope: Scope) -> str | None:
+    """The bearer token; without an Authorization header, what Anthropic's clients send instead."""
+    headers = Headers(scope=scope)
+    if "authorization" not in headers:
+        return headers.get("x-api-key", "").strip() or None
+    scheme, _, token = headers["authorization"].partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
 def _refusal(scope: Scope) -> AuthenticationError:
-    if _bearer(scope) is None:
+    if _token(scope) is None:
         return AuthenticationError("No API key was given. Send it as 'Authorization: Bearer KEY'.", code="no_api_key")
     return AuthenticationError("The API key is not known here. Check OSTRO_API_KEY on both sides.")
