@@ -40,7 +40,8 @@ class LeaseLostError(OstroError):
 class Job:
     """One job. face: the API it was made by. window: how long it may take, as its maker said it.
 
-    total, succeeded, failed: requests. deadline: when it times out. error: why it failed as a whole.
+    total, succeeded, failed: requests. deadline: when it times out. output_expires_s: how long its files stay.
+    error: why it failed as a whole.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Job:
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    output_expires_s: float | None = None
     error: str | None = None
     output_file: str | None = None
     error_file: str | None = None

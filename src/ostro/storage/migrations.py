@@ -90,6 +90,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 cached_tokens BIGINT NOT NULL,
                 output_tokens BIGINT NOT NULL,
                 reasoning_tokens BIGINT NOT NULL,
+                output_expires_s DOUBLE PRECISION,
                 error VARCHAR,
                 output_file VARCHAR,
                 error_file VARCHAR,

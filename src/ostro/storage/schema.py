@@ -74,6 +74,7 @@ batch_jobs = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("output_expires_s", Double),
     Column("error", String),
     Column("output_file", String),
     Column("error_file", String),

@@ -1,0 +1,102 @@
+"""Wire types of batch jobs, as Mistral and as OpenAI have them, and of the files that they use."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_HOURS = 168
+MAX_INPUT_FILES = 100
+MAX_INLINE_REQUESTS = 10_000
+
+MistralStatus = Literal[
+    "QUEUED", "RUNNING", "SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLATION_REQUESTED", "CANCELLED"
+]
+
+
+class BatchRequest(BaseModel):
+    """One request of a job that brings its requests along."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    body: dict[str, Any]
+    custom_id: str | None = None
+
+
+class CreateBatchJob(BaseModel):
+    """`POST /v1/batch/jobs`. model: for requests that name none. timeout_hours: from its creation."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+
+    endpoint: str
+    input_files: list[str] | None = Field(default=None, max_length=MAX_INPUT_FILES)
+    requests: list[BatchRequest] | None = Field(default=None, max_length=MAX_INLINE_REQUESTS)
+    model: str | None = None
+    agent_id: str | None = None
+    metadata: dict[str, Any] | None = Field(default=None, max_length=64)
+    timeout_hours: int = Field(default=24, ge=1, le=MAX_HOURS)
+
+
+class OutputExpiry(BaseModel):
+    """When the files that a batch writes go. seconds: after they are written."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2_592_000)
+
+
+class CreateBatch(BaseModel):
+    """`POST /v1/batches`. completion_window: such as 24h, which is all that OpenAI takes."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    endpoint: str
+    input_file_id: str
+    completion_window: str = Field(pattern=r"^[1-9]\d{0,2}h$")
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    output_expires_after: OutputExpiry | None = None
+
+
+class JobsPage(BaseModel):
+    """The query of `GET /v1/batch/jobs`. Mistral's client sends the pairs of `metadata` as parameters of their own."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    page: int = Field(default=0, ge=0, le=1_000_000)
+    page_size: int = Field(default=100, ge=1, le=1000)
+    model: str | None = None
+    agent_id: str | None = None
+    created_after: datetime | None = None
+    created_by_me: bool = False
+    status: list[MistralStatus] = []
+    order_by: Literal["created", "-created"] = "-created"
+
+
+class BatchesPage(BaseModel):
+    """The query of `GET /v1/batches`. after: the last batch of the page before."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    after: str | None = None
+    limit: int = Field(default=20, ge=1, le=100)
+
+
+class FilesPage(BaseModel):
+    """The query of `GET /v1/files`: OpenAI's (after, limit, order), and Mistral's (page and the others)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    purpose: str | None = None
+    after: str | None = None
+    limit: int = Field(default=10_000, ge=1, le=10_000)
+    order: Literal["asc", "desc"] = "desc"
+    page: int | None = Field(default=None, ge=0, le=1_000_000)
+    page_size: int = Field(default=100, ge=1, le=1000)
+    include_total: bool = True
+    sample_type: list[str] = []
+    source: list[str] = []
+    mimetypes: list[str] = []
+    search: str | None = None
