@@ -13,12 +13,14 @@ from starlette.exceptions import HTTPException
 from ostro import __version__
 from ostro.core.errors import OstroError
 from ostro.observability.metrics import ServerMetrics
+from ostro.server.batch import BatchRunner
+from ostro.server.batch.runner import IN_FLIGHT
 from ostro.server.context import ServerContext
 from ostro.server.models import Models, ServedModel
 from ostro.server.pins import ReleasePins
 from ostro.server.pool import PoolOptions
 from ostro.server.readiness import Readiness
-from ostro.server.routes import chat, completions, fim, health, home, metrics, models
+from ostro.server.routes import batch_jobs, batches, chat, completions, files, fim, health, home, metrics, models
 from ostro.storage import Database
 from ostro.web.auth import ApiKeyGate
 from ostro.web.body import BODY_S, MAX_BODY_BYTES, BodyLimit, handle_bad_parameter
@@ -43,6 +45,8 @@ def create_app(
     body_s: float = BODY_S,
     heartbeat_s: float = HEARTBEAT_S,
     store: Path | str | None = None,
+    max_upload_bytes: int = files.MAX_UPLOAD_BYTES,
+    batch_in_flight: int = IN_FLIGHT,
 ) -> FastAPI:
     """The ASGI application of a node. Its lifespan starts the engines and closes them.
 
@@ -54,6 +58,7 @@ def create_app(
     heartbeat_s: how long a stream may be silent before a comment line is sent on it.
     store: the file or sqlite URL that keeps stored answers, files and jobs; None keeps them in memory. Raises
         ConfigError where it cannot be opened.
+    max_upload_bytes: most bytes of an uploaded file. batch_in_flight: requests of batch jobs that run at a time.
     """
     known = Models(served, pool)
     database = Database(store)
@@ -61,9 +66,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         known.start()
+        runner.start()
         try:
             yield
         finally:
+            await runner.close()
             await known.close()
             database.close()
 
@@ -75,14 +82,16 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    runner = BatchRunner(app, database, in_flight=batch_in_flight)
     app.state.context = ServerContext(
         models=known,
         metrics=ServerMetrics(known.stats, known.residency),
         readiness=Readiness(known),
         database=database,
+        batches=runner,
         heartbeat_s=heartbeat_s,
     )
-    for part in (home, health, metrics, models, chat, completions, fim):
+    for part in (home, health, metrics, models, chat, completions, fim, files, batch_jobs, batches):
         app.include_router(part.router)
     describe(app)
     app.add_exception_handler(OstroError, handle_ostro_error)
@@ -91,7 +100,7 @@ def create_app(
     # The last added is the outermost: every answer has an id, even a refusal.
     app.add_middleware(ReleasePins)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyLimit, limit=max_body_bytes, timeout_s=body_s)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, timeout_s=body_s, uploads={files.ROUTE: max_upload_bytes})
     app.add_middleware(RateHeaders, allowance_of=known.allowance)
     app.add_middleware(ApiKeyGate, keys=api_keys)
     if loopback_only:

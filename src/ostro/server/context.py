@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from ostro.observability.metrics import ServerMetrics
+from ostro.server.batch import BatchRunner
 from ostro.server.models import Models
 from ostro.server.readiness import Readiness
 from ostro.storage import Database
@@ -18,6 +19,7 @@ class ServerContext:
     metrics: ServerMetrics
     readiness: Readiness
     database: Database
+    batches: BatchRunner
     heartbeat_s: float
 
 
