@@ -1,20 +1,22 @@
-"""`ostro serve`: one model behind an HTTP endpoint. The engine process, the tokenizer and the server meet here."""
+"""`ostro serve`: models behind an HTTP endpoint. Engine processes, tokenizers and the server meet here."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
+from ostro.cli.sharing import own_name, parse_models, survey
 from ostro.cli.sizes import parse_size
 
 if TYPE_CHECKING:
     from ostro.core.options import EngineOptions
     from ostro.core.request import ModelCard
     from ostro.link.messages import Loading
+    from ostro.server.pool import PoolOptions
 
 ENGINE_MODULE = "ostro.engine.process"
 
@@ -27,7 +29,23 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    model: str = typer.Argument("ostro-nano", help="A checkpoint folder, or a name that `ostro models` lists."),
+    model: str | None = typer.Argument(
+        None, help="A checkpoint folder, or a name that `ostro models` lists; ostro-nano by default."
+    ),
+    more: list[str] | None = typer.Option(
+        None,
+        "--model",
+        metavar="[NAME=]MODEL",
+        help="A model and what it is called; may be repeated. The first is the default and is loaded at the start, the "
+        "others when they are asked for.",
+    ),
+    memory_budget: str | None = typer.Option(
+        None,
+        help=f"Memory that loaded models may take together, {_SIZE_HELP}; the longest unused make room. With several "
+        "models the default is a share of what is free.",
+    ),
+    idle_unload: float = typer.Option(0.0, min=0.0, help="Unload models that are unused for so many seconds; 0 never."),
+    load_timeout: float = typer.Option(300.0, min=1.0, help="Seconds that a request waits for its model to be loaded."),
     host: str = typer.Option("127.0.0.1", help="Address to listen on; other machines reach 0.0.0.0."),
     port: int = typer.Option(8000, min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
@@ -58,7 +76,7 @@ def serve(
     ),
     grace: float = typer.Option(30.0, min=0.0, help="Seconds that running requests get on SIGTERM or Ctrl-C."),
 ) -> None:
-    """Serve a model over HTTP, with OpenAI's and Mistral's API under /v1."""
+    """Serve one model, or several, over HTTP, with OpenAI's and Mistral's API under /v1."""
     given = {
         "device": device,
         "dtype": dtype,
@@ -70,9 +88,14 @@ def serve(
         "speculate": speculate,
         "threads": threads,
     }
-    options = _options(model, served_name, {name: value for name, value in given.items() if value is not None})
+    named = parse_models(model, more or (), served_name)
+    chosen: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    models = [_options(what, name, chosen) for name, what in named.items()]
+    pool = None
+    if len(models) > 1 or memory_budget or idle_unload:
+        models, pool = _share(models, parse_size(memory_budget), idle_unload, load_timeout)
     run_server(
-        options,
+        models,
         host,
         port,
         api_keys=[key for key in api_key or () if key],
@@ -81,7 +104,38 @@ def serve(
         memory_limit=parse_size(memory_limit),
         grace_s=grace,
         store=store,
+        pool=pool,
     )
+
+
+def _share(
+    models: list[EngineOptions], budget: int | None, idle_unload_s: float, load_timeout_s: float
+) -> tuple[list[EngineOptions], PoolOptions]:
+    """How the models share the memory; their caches are given what was counted. Raises ConfigError."""
+    import msgspec
+
+    from ostro.server.pool import PoolOptions
+
+    found = survey(models, budget)
+    sized = [
+        msgspec.structs.replace(options, kv_memory=footprint.kv)
+        for options, footprint in zip(models, found.footprints, strict=True)
+    ]
+    for options, footprint in zip(models, found.footprints, strict=True):
+        typer.echo(f"'{options.name}' takes about {_gib(footprint.total)} (cache {_gib(footprint.kv)}).", err=True)
+    typer.echo(
+        f"Models may take {_gib(found.budget)} together; {_gib(found.available)} of the {found.device}'s memory are "
+        "free. --memory-budget changes it.",
+        err=True,
+    )
+    footprints = {options.name: footprint for options, footprint in zip(models, found.footprints, strict=True)}
+    return sized, PoolOptions(
+        budget=found.budget, footprints=footprints, idle_unload_s=idle_unload_s, load_timeout_s=load_timeout_s
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def _options(model: str, served_name: str | None, given: dict[str, object]) -> EngineOptions:
@@ -93,7 +147,7 @@ def _options(model: str, served_name: str | None, given: dict[str, object]) -> E
     from ostro.weights.resolve import resolve_model
 
     folder = resolve_model(model)
-    name = served_name or (folder.name if model.startswith((".", "/", "~")) else model)
+    name = served_name or own_name(model)
     try:
         return msgspec.convert({"model": str(folder), "name": name, **given}, EngineOptions)
     except msgspec.ValidationError as error:
@@ -101,7 +155,7 @@ def _options(model: str, served_name: str | None, given: dict[str, object]) -> E
 
 
 def run_server(
-    options: EngineOptions,
+    models: Sequence[EngineOptions],
     host: str,
     port: int,
     *,
@@ -111,9 +165,10 @@ def run_server(
     memory_limit: int | None,
     grace_s: float,
     store: str | None = None,
+    pool: PoolOptions | None = None,
     engine_module: str = ENGINE_MODULE,
 ) -> None:
-    """Wire one model and serve it until a signal."""
+    """Wire models and serve them until a signal. The first is the default; pool: how several share the memory."""
     from pathlib import Path
 
     from ostro.core.paths import store_file
@@ -130,14 +185,22 @@ def run_server(
     check_origins(cors_origins)
     listener = bind(host, port)
     bar = _LoadingBar()
-    engine = EngineProcess(engine_module, options, memory_limit=memory_limit, on_loading=bar.show)
-    served = {options.name: ServedModel(options.name, engine, load_tokenizer(Path(options.model)))}
+    served = {
+        options.name: ServedModel(
+            options.name,
+            EngineProcess(engine_module, options, memory_limit=memory_limit, on_loading=bar.show),
+            load_tokenizer(Path(options.model)),
+        )
+        for options in models
+    }
     if not api_keys and not is_loopback(host):
         typer.echo(f"warning: anyone who reaches {host} may use this server; set --api-key.", err=True)
     url = _url(host, listener.getsockname()[1])
-    typer.echo(f"Loading '{options.name}'; {url} answers already, and is ready when the model is.", err=True)
+    first = models[0].name
+    typer.echo(f"Loading '{first}'; {url} answers already, and is ready when the model is.", err=True)
     app = create_app(
         served,
+        pool=pool,
         api_keys=api_keys,
         loopback_only=is_loopback(host),
         cors_origins=cors_origins,
@@ -145,7 +208,7 @@ def run_server(
         store=store or store_file(),
     )
     try:
-        serve(app, listener, grace_s=grace_s, on_ready=_announce(url, bar, lambda: engine.card))
+        serve(app, listener, grace_s=grace_s, on_ready=_announce(url, bar, lambda: served[first].engine.card))
     finally:
         bar.close()
         listener.close()

@@ -23,9 +23,11 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine can hold, and what models would take there: one footprint a model, in the order asked for.
 
-    device: the device that the models run on. available: its free bytes.
+    device: the kind of device that the models run on. available: its free bytes. budget: bytes that the models may
+    take together.
     """
 
     device: str
     available: int
+    budget: int
     footprints: list[Footprint]

@@ -42,8 +42,7 @@ def size_cache(
         )
     block_bytes = layout.block_bytes(dtype)
     if options.kv_memory is None:
-        typical = max(options.max_num_seqs * min(wanted, TYPICAL_LENGTH), wanted)
-        memory = min(typical * block_bytes // layout.block_size + block_bytes, free_memory(device) // 4)
+        memory = min(typical_memory(options, wanted, block_bytes), free_memory(device) // 4)
     else:
         memory = options.kv_memory
     blocks = memory // block_bytes
@@ -62,6 +61,12 @@ def size_cache(
             param="kv_memory",
         )
     return CacheSize(int(blocks) + 1, int(min(wanted, capacity)))
+
+
+def typical_memory(options: EngineOptions, context: int, block_bytes: int) -> int:
+    """Bytes of a cache in which every slot can hold a usual conversation, or one sequence the whole context."""
+    tokens = max(options.max_num_seqs * min(context, TYPICAL_LENGTH), context)
+    return tokens * block_bytes // options.block_size + block_bytes
 
 
 def free_memory(device: torch.device) -> int:

@@ -154,20 +154,19 @@ class Models:
         with self._pool.holding(slot):
             yield [self._default]
 
-    async def first_load(self) -> bool:
-        """Wait until the models that are loaded at the start are; False where the server goes on without.
+    async def first_load(self) -> None:
+        """Wait until the models that are loaded at the start are, or the server goes on without.
 
         Raises what made loading fail where there is no other model.
         """
         if self._pool is None:
             await asyncio.gather(*(model.engine.wait_ready() for model in self.served.values()))
-            return True
+            return
         slot = self._pool.slots[self._default.name]
         if slot.work is not None:
             await asyncio.shield(slot.work)
         if slot.error is not None and len(self.served) == 1:
             raise slot.error
-        return slot.error is None
 
     def start(self) -> None:
         """Begin to load, and return at once."""

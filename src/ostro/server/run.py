@@ -92,13 +92,13 @@ class _DrainingServer(uvicorn.Server):
     async def _watch_loading(self) -> None:
         """A model that never loads ends the server: whoever started it should hear of it."""
         try:
-            loaded = await self._models.first_load()
+            await self._models.first_load()
         except OstroError as error:
             if self._draining is None:
                 self.failure = error
                 self.should_exit = True
         else:
-            if loaded and self._on_ready is not None and self._draining is None:
+            if self._on_ready is not None and self._draining is None:
                 self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -1,0 +1,99 @@
+"""What models would take on this machine, told without loading them: `python -m ostro.engine.survey`.
+
+In a process of its own, because a server that is to be told never imports PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ostro.core.errors import CheckpointError, OstroError
+from ostro.core.footprint import Footprint, Survey
+from ostro.core.options import EngineOptions
+from ostro.engine.engine import pick_device, pick_dtype
+from ostro.engine.sizing import free_memory, typical_memory
+from ostro.link.messages import WireError
+from ostro.models.config import DecoderConfig
+from ostro.weights.folder import CheckpointFolder, open_folder
+from ostro.weights.safetensors_file import SafetensorsFile
+
+# An engine process before its model: PyTorch, the buffers of a batch; on a GPU the driver's context too.
+_OVERHEAD = {"cpu": 384 * 2**20, "cuda": 768 * 2**20}
+# The part of free memory that models may take where nobody says how much.
+_SHARE = 0.8
+# One model's cache takes at most this part of the budget, so that it does not keep the others out.
+_KV_SHARE = 0.25
+
+
+def survey(models: Sequence[EngineOptions], budget: int | None = None) -> Survey:
+    """Footprints within a budget in bytes; None takes a share of what is free.
+
+    A cache that `kv_memory` does not size gets what an engine alone would give it, but at most a quarter of the budget.
+    Raises ModelNotFoundError, ConfigError and CheckpointError for folders without a readable config.
+    """
+    device = pick_device(models[0].device)
+    available = free_memory(device)
+    budget = int(available * _SHARE) if budget is None else budget
+    footprints = [_footprint(options, device, budget) for options in models]
+    return Survey(device=device.type, available=available, budget=budget, footprints=footprints)
+
+
+def _footprint(options: EngineOptions, device: torch.device, budget: int) -> Footprint:
+    folder = open_folder(Path(options.model))
+    dtype = pick_dtype(options, device)
+    kv_dtype = dtype or getattr(torch, folder.config.dtype or "bfloat16")
+    kv = options.kv_memory or _kv_memory(options, folder.config, kv_dtype, budget)
+    return Footprint(weights=_weight_bytes(folder, dtype), kv=kv, overhead=_OVERHEAD[device.type])
+
+
+def _kv_memory(options: EngineOptions, config: DecoderConfig, dtype: torch.dtype, budget: int) -> int:
+    per_token = config.num_layers * 2 * config.num_kv_heads * config.head_dim * dtype.itemsize
+    block_bytes = per_token * options.block_size
+    longest = min(options.max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+    memory = min(typical_memory(options, longest, block_bytes), int(budget * _KV_SHARE))
+    # A length that was asked for has to fit; the context of the model need not.
+    least = block_bytes if options.max_model_len is None else -(-longest // options.block_size) * block_bytes
+    return max(memory, least)
+
+
+def _weight_bytes(folder: CheckpointFolder, dtype: torch.dtype | None) -> int:
+    """Bytes of all tensors in the type that they are loaded in; quantised ones are loaded as bfloat16.
+
+    An upper bound: a checkpoint may hold parts that are not loaded.
+    """
+    loaded_as = dtype or (torch.bfloat16 if folder.quantization else None)
+    total = 0
+    for path in folder.files:
+        try:
+            with SafetensorsFile(path) as file:
+                for entry in file.tensors.values():
+                    held = loaded_as if loaded_as is not None and entry.dtype.is_floating_point else entry.dtype
+                    total += entry.size // entry.dtype.itemsize * held.itemsize
+        except CheckpointError:
+            total += path.stat().st_size  # Loading it will tell what is wrong with it.
+    return total
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a Survey as JSON, or a WireError with exit code 1."""
+    parser = argparse.ArgumentParser(description="Sizes models. Started by Ostro itself, not by hand.")
+    parser.add_argument("--models", required=True, help="EngineOptions, a JSON list")
+    parser.add_argument("--budget", type=int)
+    given = parser.parse_args(argv)
+    try:
+        models = msgspec.json.decode(given.models, type=list[EngineOptions])
+        answer: Survey | WireError = survey(models, given.budget)
+    except OstroError as error:
+        answer = WireError.of(error)
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    return 1 if isinstance(answer, WireError) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
