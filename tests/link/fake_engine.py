@@ -63,7 +63,7 @@ class FakeEngine:
     def step(self) -> list[TokensEvent]:
         self._steps += 1
         time.sleep(0.002)
-        running = list(self._requests.values())[: self.options.max_num_seqs]
+        running = sorted(self._requests.values(), key=lambda request: request.priority)[: self.options.max_num_seqs]
         if any(SLOW in request.prompt_token_ids[:2] for request in running):
             time.sleep(0.05)
         events = [self._advance(request) for request in running]
