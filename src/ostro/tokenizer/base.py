@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ostro.core.errors import InvalidRequestError
 
 
 class Tokenizer(ABC):
@@ -29,13 +31,53 @@ class Tokenizer(ABC):
         """Whether the id is a control token: never made from text, and no text itself."""
 
     @abstractmethod
-    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:
+    def encode_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_final: bool = False,
+        reasoning_effort: str | None = None,
+    ) -> list[int]:
         """Token ids of a conversation in the model's own template, up to where the answer begins.
 
-        messages: as OpenAI has them: role system, developer, user or assistant; content a string or text parts.
-        continue_final: the last message is the assistant's and is to be continued, not answered.
-        Raises InvalidRequestError (param "messages") that says what the template cannot express.
+        messages: as OpenAI has them: role system, developer, user, assistant or tool; content a string or text
+            parts, of an assistant also what it thought (`reasoning_content`, or Mistral's `thinking` parts).
+        tools: functions as OpenAI has them. continue_final: the last message is the assistant's and is to be
+            continued, not answered. reasoning_effort: only where `supports_reasoning_effort`.
+        Raises InvalidRequestError, with `param` naming the field, that says what the template cannot express.
         """
+
+    def encode_fim(self, prompt: str, suffix: str) -> list[int]:  # noqa: ARG002
+        """Token ids that ask for what is between two texts. Raises InvalidRequestError where there is no way to."""
+        raise InvalidRequestError(
+            f"This model's tokenizer ({self.version}) has no tokens for filling in between a prompt and a suffix.",
+            param="suffix",
+            code="unsupported_parameter",
+        )
+
+    def special_id(self, name: str) -> int | None:  # noqa: ARG002
+        """The id of the control token of that name, such as "[TOOL_CALLS]"; None where the vocabulary has none."""
+        return None
+
+    @property
+    def can_call_tools(self) -> bool:
+        """Whether the template has a place for tools and the vocabulary a marker for calls."""
+        return self.special_id("[TOOL_CALLS]") is not None
+
+    @property
+    def can_fill_in_middle(self) -> bool:
+        return self.special_id("[PREFIX]") is not None and self.special_id("[SUFFIX]") is not None
+
+    @property
+    def can_reason(self) -> bool:
+        """Whether the vocabulary has markers around what a model thinks."""
+        return self.special_id("[THINK]") is not None and self.special_id("[/THINK]") is not None
+
+    @property
+    def supports_reasoning_effort(self) -> bool:
+        """Whether the template can say how hard to think."""
+        return False
 
     @abstractmethod
     def _encode_text(self, text: str) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,14 @@ class HuggingFaceTokenizer(Tokenizer):
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 
-    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:  # noqa: ARG002
+    def encode_chat(
+        self,
+        messages: list[dict[str, Any]],  # noqa: ARG002
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),  # noqa: ARG002
+        continue_final: bool = False,  # noqa: ARG002
+        reasoning_effort: str | None = None,  # noqa: ARG002
+    ) -> list[int]:
         """Always refused: the file does not say how its model was taught to chat."""
         raise InvalidRequestError(
             "This model has only a tokenizer.json, which holds no chat template, so it cannot chat. Put its "

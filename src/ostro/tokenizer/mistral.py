@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistral_common.exceptions import MistralCommonException
-from mistral_common.protocol.instruct.chunk import TextChunk
-from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
+from mistral_common.protocol.fim.request import FIMRequest
+from mistral_common.protocol.instruct.chunk import TextChunk, ThinkChunk
+from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
 from mistral_common.protocol.instruct.normalize import get_normalizer
-from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.request import ChatCompletionRequest, ReasoningEffort
+from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool, ToolCall
 from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion
 from mistral_common.tokens.tokenizers.instruct import (
@@ -22,13 +25,17 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 
 from ostro.core.errors import InvalidRequestError, TokenizerError
-from ostro.tokenizer.base import Tokenizer
-from ostro.tokenizer.conversation import Turn, read_messages
+from ostro.tokenizer.base import Tokenizer, replace_surrogates
+from ostro.tokenizer.conversation import Thought, Turn, read_messages
+from ostro.tokenizer.tools import Function as ReadFunction
+from ostro.tokenizer.tools import read_tools
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.base import InstructTokenizer
 
 _SPACE = "▁"  # U+2581, as SentencePiece writes a space
+# How hard to think, from not at all to the most.
+_EFFORTS = [effort.value for effort in ReasoningEffort]
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -41,6 +48,10 @@ class MistralCommonTokenizer(Tokenizer):
         self._mistral = mistral
         self._inner = inner
         self._special: frozenset[int] = frozenset(inner.special_ids)
+        self._named = {str(inner.id_to_piece(token_id)): token_id for token_id in self._special}
+        settings = getattr(inner, "model_settings_builder", None)
+        efforts = None if settings is None else settings.reasoning_effort
+        self._efforts: list[str] = [] if efforts is None else [str(effort) for effort in efforts.values]
         self.vocab_size = int(inner.n_words)
         self.bos_id = int(inner.bos_id)
         self.eos_ids = (int(inner.eos_id),)
@@ -49,15 +60,97 @@ class MistralCommonTokenizer(Tokenizer):
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 
-    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:
+    def special_id(self, name: str) -> int | None:
+        return self._named.get(name)
+
+    @property
+    def can_call_tools(self) -> bool:
+        return self._mistral.version >= TokenizerVersion.v2 and super().can_call_tools
+
+    @property
+    def supports_reasoning_effort(self) -> bool:
+        return bool(self._efforts)
+
+    def encode_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_final: bool = False,
+        reasoning_effort: str | None = None,
+    ) -> list[int]:
+        functions = read_tools(tools)
+        if functions and not self.can_call_tools:
+            raise InvalidRequestError(
+                f"This model's chat template ({self.version}) has no place for tools. Leave them out, or serve a model "
+                "with a newer tokenizer.",
+                param="tools",
+                code="unsupported_parameter",
+            )
         turns = read_messages(messages, continue_final=continue_final)
+        effort = None if reasoning_effort is None else self._effort(reasoning_effort)
         try:
-            request = ChatCompletionRequest(messages=[_message(turn) for turn in turns])
+            request = ChatCompletionRequest(
+                messages=[message for turn in turns for message in self._messages(turn)],
+                tools=[_tool(function) for function in functions] or None,
+                reasoning_effort=effort,
+            )
             return list(self._mistral.encode_chat_completion(request).tokens)
-        except (MistralCommonException, ValueError, AssertionError) as error:
+        except (MistralCommonException, ValueError, AssertionError, RecursionError) as error:
             raise InvalidRequestError(
                 f"The chat template ({self.version}) cannot express these messages: {_reason(error)}", param="messages"
             ) from error
+
+    def encode_fim(self, prompt: str, suffix: str) -> list[int]:
+        if not self.can_fill_in_middle:
+            return super().encode_fim(prompt, suffix)
+        request = FIMRequest(prompt=replace_surrogates(prompt), suffix=replace_surrogates(suffix) or None)
+        try:
+            return list(self._mistral.encode_fim(request).tokens)
+        except (MistralCommonException, ValueError, AssertionError) as error:
+            raise InvalidRequestError(
+                f"The tokenizer ({self.version}) cannot fill in between these texts: {_reason(error)}", param="suffix"
+            ) from error
+
+    def _effort(self, asked: str) -> ReasoningEffort:
+        """The template's nearest setting to what was asked for, of two the higher.
+
+        Raises InvalidRequestError for a word that is none.
+        """
+        if asked not in _EFFORTS:
+            raise InvalidRequestError(
+                f"reasoning_effort must be one of {', '.join(_EFFORTS)}, not {asked[:40]!r}.", param="reasoning_effort"
+            )
+        wanted = _EFFORTS.index(asked)
+        nearest = min(self._efforts, key=lambda effort: (abs(_EFFORTS.index(effort) - wanted), -_EFFORTS.index(effort)))
+        return ReasoningEffort(nearest)
+
+    def _messages(self, turn: Turn) -> list[Any]:
+        """A turn as the library has it. Versions before 7 have no place for text beside calls; it is left out there,
+        as their models were taught to call without a word."""
+        if turn.role == "user":
+            return [UserMessage(content=_content(turn.texts))]
+        if turn.role == "system":
+            return [SystemMessage(content=_content(turn.texts))]
+        if turn.role == "tool":
+            return [ToolMessage(content="".join(turn.texts), tool_call_id=turn.call_id, name=turn.name)]
+        content = self._assistant_content(turn)
+        calls = [
+            ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in turn.calls
+        ]
+        if calls and not self._mistral.version >= TokenizerVersion.v7:
+            content = None
+        return [AssistantMessage(content=content, tool_calls=calls or None, prefix=turn.unfinished)]
+
+    def _assistant_content(self, turn: Turn) -> Any:
+        """Thoughts go where the template has a place for them; elsewhere they are left out, as models expect it."""
+        if not any(isinstance(part, Thought) for part in turn.parts):
+            return _content(turn.texts) if any(turn.texts) else None
+        if not (self.can_reason and self._mistral.version >= TokenizerVersion.v13):
+            return _content(turn.texts) if any(turn.texts) else None
+        return [
+            ThinkChunk(thinking=part.text) if isinstance(part, Thought) else TextChunk(text=part) for part in turn.parts
+        ]
 
     def _encode_text(self, text: str) -> list[int]:
         return list(self._inner.encode(text, bos=False, eos=False))
@@ -73,6 +166,17 @@ class TekkenTokenizer(MistralCommonTokenizer):
             return cls(MistralTokenizer.from_file(path))
         except Exception as error:  # a bad file makes the library raise nearly anything
             raise _broken(path, "a tekken tokenizer", error) from error
+
+    def encode_fim(self, prompt: str, suffix: str) -> list[int]:
+        """In the library's order, but not by its way around SentencePiece's leading space: it cuts two tokens off a
+        smiling face put in front, which only vocabularies of a certain size spell with two."""
+        if not self.can_fill_in_middle:
+            return super().encode_fim(prompt, suffix)
+        after, before = self.special_id("[SUFFIX]"), self.special_id("[PREFIX]")
+        assert after is not None
+        assert before is not None
+        assert self.bos_id is not None
+        return [self.bos_id, after, *self.encode(suffix, bos=False), before, *self.encode(prompt, bos=False)]
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         piece: bytes = self._inner.id_to_byte_piece(token_id, SpecialTokenPolicy.KEEP)
@@ -144,13 +248,19 @@ def _refuse_wrong_version(path: Path, mistral: Any) -> None:
         )
 
 
-def _message(turn: Turn) -> UserMessage | AssistantMessage | SystemMessage:
-    content: Any = turn.texts[0] if len(turn.texts) == 1 else [TextChunk(text=text) for text in turn.texts]
-    if turn.role == "user":
-        return UserMessage(content=content)
-    if turn.role == "system":
-        return SystemMessage(content=content)
-    return AssistantMessage(content=content, prefix=turn.unfinished)
+def _content(texts: Sequence[str]) -> Any:
+    return texts[0] if len(texts) == 1 else [TextChunk(text=text) for text in texts]
+
+
+def _tool(function: ReadFunction) -> Tool:
+    return Tool(
+        function=Function(
+            name=function.name,
+            description=function.description,
+            parameters=dict(function.parameters),
+            strict=function.strict,
+        )
+    )
 
 
 def _broken(path: Path, what: str, error: Exception) -> TokenizerError:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 class StopFinder:
     """Passes text on until one of several strings is complete; that string and what follows is dropped.
 
+    found: the string that was complete first.
+
     The string that is complete first ends the text; of several that end at the same character, the longest.
     So the outcome depends on the text alone, never on how it was cut. Held back is only the longest end of the
     text that may still become a stop string. Each character costs O(number of stop strings), amortised
@@ -20,6 +22,7 @@ class StopFinder:
         self._matched = [0] * len(stops)  # characters of each stop string that the text ends with
         self._held = ""
         self.stopped = False
+        self.found: str | None = None
 
     def feed(self, text: str) -> str:
         """The text that is certain now; nothing after the stop."""
@@ -32,6 +35,7 @@ class StopFinder:
             complete = self._advance(pending[position])
             if complete:
                 self.stopped = True
+                self.found = pending[: position + 1][-complete:]
                 self._held = ""
                 return pending[: position + 1 - complete]
         keep = len(pending) - max(self._matched)
