@@ -10,7 +10,7 @@ from ostro.core.request import Usage
 from ostro.server.answering import Choice, Job, Shape
 from ostro.server.generation import Piece
 from ostro.server.logprobs import TokenTexts, chat_logprobs
-from ostro.tokenizer.answers import CallArguments, CallStart, Part, Reasoning, Text
+from ostro.tokenizer.answers import CallArguments, CallStart, Reasoning, Text
 from ostro.web.chat import (
     AnswerMessage,
     ChatChoice,
@@ -84,19 +84,28 @@ class ChatShape:
 
     def _delta(self, piece: Piece) -> Delta:
         match piece.parts:
-            case []:
-                return Delta() if piece.finish_reason is not None else Delta(content="")
-            case [Text(text)]:
+            case [] if piece.finish_reason is None:
+                return Delta(content="")
+            case [Text(text)] if piece.finish_reason is None:
                 return Delta(content=text)
         text = piece.text
         reasoning = "".join(part.text for part in piece.parts if isinstance(part, Reasoning))
-        calls = list(_call_deltas(piece.parts))
+        calls = list(self.call_deltas(piece))
         content: Content | UnsetType = self._content(text, reasoning) if text or (self.chunks and reasoning) else UNSET
         return Delta(
             content=content,
             reasoning_content=reasoning if reasoning and not self.chunks else UNSET,
             tool_calls=calls or UNSET,
         )
+
+    def call_deltas(self, piece: Piece) -> Iterator[ToolCallDelta]:
+        """What a piece adds to tool calls."""
+        for part in piece.parts:
+            match part:
+                case CallStart(index, call_id, name):
+                    yield ToolCallDelta(index=index, id=call_id, type="function", function=FunctionCall(name, ""))
+                case CallArguments(index, text):
+                    yield ToolCallDelta(index=index, function=FunctionCall("", text))
 
     def _message(self, choice: Choice) -> AnswerMessage:
         text = self.prefix + choice.text
@@ -124,12 +133,3 @@ class ChatShape:
             choices=choices,
             usage=usage if self.job.body.include_usage else UNSET,
         )
-
-
-def _call_deltas(parts: Sequence[Part]) -> Iterator[ToolCallDelta]:
-    for part in parts:
-        match part:
-            case CallStart(index, call_id, name):
-                yield ToolCallDelta(index=index, id=call_id, type="function", function=FunctionCall(name, ""))
-            case CallArguments(index, text):
-                yield ToolCallDelta(index=index, function=FunctionCall("", text))

@@ -11,6 +11,7 @@ from ostro.server.answering import Job, answer
 from ostro.server.chat_shape import ChatShape
 from ostro.server.chatting import ChatSpec, start_chat
 from ostro.server.context import ServerContext, context_of
+from ostro.server.mistral_shape import MistralChatShape, wants_mistral_stream
 from ostro.web.body import read_json
 from ostro.web.chat import ChatCompletion, ChatRequest
 from ostro.web.openapi import gives, takes
@@ -26,7 +27,11 @@ async def chat_completions(request: Request, context: Annotated[ServerContext, D
     model = await context.models.use(request, body.model)
     job = Job(model, body, new_id("chatcmpl"), spec.params.n)
     generation = await start_chat(context, model, spec, job.id)
-    shape = ChatShape(job, prefix=_prefix(spec.messages[-1]), chunks=body.prompt_mode == "reasoning")
+    options: dict[str, Any] = {"prefix": _prefix(spec.messages[-1]), "chunks": body.prompt_mode == "reasoning"}
+    if wants_mistral_stream(request):
+        shape: ChatShape = MistralChatShape(job, generation.usage, **options)
+    else:
+        shape = ChatShape(job, **options)
     return await answer(request, context, job, shape.shape(), generation, spec.ignored(model))
 
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from ostro.core.ids import new_id
 from ostro.server.answering import Job, answer, plain_reader, submit
-from ostro.server.chat_shape import ChatShape
 from ostro.server.chatting import constrained
 from ostro.server.context import ServerContext, context_of
+from ostro.server.mistral_shape import MistralChatShape
 from ostro.web.body import read_json
 from ostro.web.chat import ChatCompletion
 from ostro.web.completions import FimRequest
@@ -38,4 +38,5 @@ async def fim_completions(request: Request, context: Annotated[ServerContext, De
         priority=body.priority,
         timeout_s=body.timeout,
     )
-    return await answer(request, context, job, ChatShape(job).shape(), generation)
+    shape = MistralChatShape(job, generation.usage)
+    return await answer(request, context, job, shape.shape(), generation)
