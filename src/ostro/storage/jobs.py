@@ -292,7 +292,7 @@ def _matching(query: JobQuery) -> Select[Any]:
 
 def _has_pair(key: str, value: str) -> ColumnElement[bool]:
     """Compared pair by pair: a key inside of a JSON path would have to be quoted."""
-    pairs = func.json_each(batch_jobs.c.metadata).table_valued("key", "value").lateral()
+    pairs = func.json_each(batch_jobs.c.metadata).table_valued("key", "value")
     same = (pairs.c.key == key) & (pairs.c.value == value)
     return select(true()).select_from(pairs).where(same).correlate(batch_jobs).exists()
 

@@ -73,7 +73,7 @@ async def cancel(batch_id: str, context: Context) -> dict[str, Any]:
 def describe(job: Job) -> dict[str, Any]:
     ended = dict.fromkeys(_ENDED_AT.values())
     if job.finished_at is not None:
-        ended[_ENDED_AT[job.status]] = int(job.finished_at)  # type: ignore[assignment]
+        ended[_ENDED_AT[job.status]] = int(job.finished_at)
     error = {"code": "batch_failed", "message": job.error, "line": None, "param": None}
     return {
         "id": job.id,
