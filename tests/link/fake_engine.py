@@ -119,6 +119,8 @@ def load(options: EngineOptions, progress: Progress) -> StepEngine:
         os._exit(3)
     if options.model == "slow":
         time.sleep(30.0)
+    if options.model.startswith("takes "):
+        time.sleep(float(options.model.removeprefix("takes ")))
     progress(2, 2, "reading nothing")
     return FakeEngine(options)
 

@@ -259,6 +259,40 @@ def test_what_a_model_really_takes_replaces_the_estimate() -> None:
         assert _complete(node, "a").status_code == 200  # one may stay alone
 
 
+def test_models_that_turn_out_too_large_together_are_cut_back() -> None:
+    small = {"footprint": {"weights": 4, "kv": 0, "overhead": 0}}
+    with running_node(models=_models("a", a=small), pool={}) as node:
+        taken = node.metric("ostro_model_memory_bytes", model="a")
+    models = _models("a", "b", a=small, b=small)
+    with running_node(models=models, pool={"budget": int(taken * 1.5)}) as node:
+        assert _complete(node, "b").status_code == 200  # by the estimate it fits beside the first
+        until(lambda: _states(node) == {"a": "unloaded", "b": "ready"})
+
+
+def test_two_busy_models_do_not_spend_their_time_on_switching() -> None:
+    """A model that was loaded stays about as long as that took, though another waits."""
+    slow = {"model": "takes 1.0"}
+    with running_node(models=_models("a", "b", a=slow, b=slow), pool={"budget": FITS_ONE}) as node:
+        stop = threading.Event()
+        served: list[int] = []
+
+        def traffic(model: str) -> None:
+            while not stop.is_set():
+                served.append(_complete(node, model).status_code)
+
+        threads = [threading.Thread(target=traffic, args=(model,)) for model in ("a", "b") for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(6.0)
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        assert set(served) == {200}
+        switches = _loads(node, "a") + _loads(node, "b")
+        assert switches >= 3
+        assert len(served) > 8 * switches  # switched at once, it would be the two that wait
+
+
 def test_who_waits_too_long_is_503_and_who_leaves_is_forgotten() -> None:
     with running_node(
         models=_models("a", "b"), pool={"budget": FITS_ONE, "load_timeout_s": 1.0}, heartbeat_s=0.3

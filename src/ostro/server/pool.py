@@ -181,12 +181,12 @@ class Pool:
             if coming >= needs:
                 break
             coming += victim.needs
-            if victim.pins == 0:
+            if victim.evictable_in(now) > 0:
+                kept.append(victim.evictable_in(now))
+            elif victim.pins == 0:
                 self._begin_unload(victim, "evicted")
-            elif victim.kept_until <= now:
-                self._retiring.add(victim)
             else:
-                kept.append(victim.kept_until - now)
+                self._retiring.add(victim)
         if kept:
             self._timer = asyncio.get_running_loop().call_later(min(kept), self._advance)
         return False

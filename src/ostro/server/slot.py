@@ -12,6 +12,9 @@ from ostro.core.footprint import Footprint
 from ostro.core.request import ModelCard
 from ostro.server.served import ServedModel
 
+# Unused for so long, a model is idle.
+_GAP_S = 0.5
+
 
 class SlotState(enum.Enum):
     UNLOADED = "unloaded"
@@ -31,7 +34,7 @@ class Slot:
     """State and counts of one model. The pool decides; nothing here waits for anything.
 
     needs: bytes that it takes, or is expected to. pins: uses that are not over. kept_until: before that it gives way
-    to another model only when nobody uses it. work: the newest loading or unloading. Times are `time.monotonic`'s
+    to another model only when it is idle. work: the newest loading or unloading. Times are `time.monotonic`'s
     seconds.
     """
 
@@ -59,6 +62,12 @@ class Slot:
     @property
     def takes_memory(self) -> bool:
         return self.state in (SlotState.LOADING, SlotState.READY, SlotState.UNLOADING)
+
+    def evictable_in(self, now: float) -> float:
+        """Seconds until it may be told to give way to another model; 0 or less is now."""
+        kept = self.kept_until - now
+        # Clients that ask one thing after another leave gaps, in which it is not idle.
+        return kept if self.pins else min(kept, self.last_used + _GAP_S - now)
 
     def pin(self) -> None:
         self.pins += 1
