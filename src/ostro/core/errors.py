@@ -38,8 +38,9 @@ class PromptTooLongError(InvalidRequestError):
     def __init__(self, prompt_tokens: int, max_tokens: int | None, context: int) -> None:
         asked = "" if max_tokens is None else f" and max_tokens={max_tokens} more are asked for"
         super().__init__(
-            f"The prompt is {prompt_tokens} tokens long{asked}, but the model's context is {context} tokens. "
-            "Shorten the prompt or lower max_tokens.",
+            # Clients tell this error from others by how its first sentence begins.
+            f"This model's maximum context length is {context} tokens, but the prompt is {prompt_tokens} tokens "
+            f"long{asked}. Shorten the prompt or lower max_tokens.",
             param="messages",
         )
         self.prompt_tokens = prompt_tokens
