@@ -171,7 +171,7 @@ class Models:
     def start(self) -> None:
         """Begin to load, and return at once."""
         if self._pool is not None:
-            self._pool.begin_load(self._pool.slots[self._default.name])
+            self._pool.loader.load(self._pool.slots[self._default.name])
             return
         for model in self.served.values():
             model.engine.start()

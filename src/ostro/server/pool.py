@@ -8,19 +8,16 @@ on them finishes, what comes for them later queues behind the switch. So nothing
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from ostro.core.errors import ConfigError, NotReadyError, OstroError
+from ostro.core.errors import ConfigError, NotReadyError
 from ostro.core.footprint import Footprint
+from ostro.server.loading import Loader
 from ostro.server.served import ServedModel
 from ostro.server.slot import Slot, SlotState
-
-log = logging.getLogger("ostro.server")
 
 _MIB = 2**20
 
@@ -54,6 +51,7 @@ class Pool:
     def __init__(self, models: Iterable[ServedModel], options: PoolOptions) -> None:
         self.options = options
         self.slots = {model.name: Slot(model, options.footprints.get(model.name)) for model in models}
+        self.loader = Loader(options.retry_s, self._settled)
         self._wanted: list[Slot] = []
         self._retiring: set[Slot] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -61,12 +59,16 @@ class Pool:
         for slot in self.slots.values():
             self._refuse_too_large(slot)
 
+    def check_open(self) -> None:
+        """Raises NotReadyError once the server is shutting down."""
+        if self._closed:
+            raise _shutting_down()
+
     def pin_now(self, slot: Slot) -> bool:
         """Pin a model that can be used at once; False where there is something to wait for. Raises NotReadyError."""
         self.check_open()
         if slot.state is SlotState.READY and slot.model.engine.failed:
-            slot.state = SlotState.UNLOADING
-            self._spawn(slot, self._give_up(slot))
+            self.loader.give_up(slot)
         if slot.state is not SlotState.READY or slot in self._retiring:
             return False
         slot.pin()
@@ -107,7 +109,7 @@ class Pool:
             return True
         if slot.state is not SlotState.READY or slot.pins:
             return False
-        await asyncio.shield(self._begin_unload(slot, "asked"))
+        await asyncio.shield(self.loader.unload(slot, "asked"))
         return True
 
     @contextmanager
@@ -122,7 +124,7 @@ class Pool:
 
     def stop(self) -> None:
         """Take nothing new. Who waits for a model hears that the server is shutting down."""
-        self._closed = True
+        self._closed = self.loader.closing = True
         for slot in self.slots.values():
             slot.refuse(_shutting_down())
         self._wanted.clear()
@@ -138,8 +140,11 @@ class Pool:
 
     def _released(self, slot: Slot) -> None:
         if slot.pins == 0:
-            self._watch_idle(slot)
-            self._advance()
+            self._settled(slot)
+
+    def _settled(self, slot: Slot) -> None:
+        self._watch_idle(slot)
+        self._advance()
 
     def _advance(self) -> None:
         """Do what can be done for those who wait. Called whenever something has changed."""
@@ -159,7 +164,7 @@ class Pool:
             elif not blocked and not slot.takes_memory:
                 blocked = not self._make_room(slot, before)  # Whoever waits longest comes first.
                 if not blocked:
-                    self.begin_load(slot)
+                    self.loader.load(slot)
         self._wanted = [slot for slot in self._wanted if slot.turns]
         self._trim()
 
@@ -184,7 +189,7 @@ class Pool:
             if victim.evictable_in(now) > 0:
                 kept.append(victim.evictable_in(now))
             elif victim.pins == 0:
-                self._begin_unload(victim, "evicted")
+                self.loader.unload(victim, "evicted")
             else:
                 self._retiring.add(victim)
         if kept:
@@ -204,53 +209,7 @@ class Pool:
         for slot in sorted(ready, key=lambda slot: slot.last_used)[:-1]:
             if over > 0 and slot.pins == 0:
                 over -= slot.needs
-                self._begin_unload(slot, "evicted")
-
-    def begin_load(self, slot: Slot) -> asyncio.Task[None]:
-        """Load a model that is not, where there is room for it: the first one, when the server starts."""
-        slot.state = SlotState.LOADING
-        log.info("Loading '%s'.", slot.name)
-        return self._spawn(slot, self._load(slot))
-
-    async def _load(self, slot: Slot) -> None:
-        started = time.monotonic()
-        engine = slot.model.engine
-        engine.start()
-        try:
-            card = await engine.wait_ready()
-        except OstroError as error:
-            await engine.close()
-            if not self._closed:
-                log.error("The model '%s' could not be loaded: %s", slot.name, error.message)
-            slot.failed(error, self.options.retry_s)
-            slot.refuse(slot.failure())
-        else:
-            slot.loaded(card, time.monotonic() - started)
-            log.info("Loaded '%s'; it takes %d MiB.", slot.name, slot.needs // _MIB)
-            self._watch_idle(slot)
-        self._advance()
-
-    def _begin_unload(self, slot: Slot, why: str) -> asyncio.Task[None]:
-        slot.state = SlotState.UNLOADING
-        return self._spawn(slot, self._unload(slot, why))
-
-    async def _unload(self, slot: Slot, why: str) -> None:
-        await slot.model.engine.close()
-        slot.state = SlotState.UNLOADED
-        slot.unloads[why] += 1
-        log.info("Unloaded '%s' (%s).", slot.name, why)
-        self._advance()
-
-    async def _give_up(self, slot: Slot) -> None:
-        """The engine of a loaded model died and does not start again by itself: a pause begins."""
-        error = NotReadyError(slot.model.engine.reason)
-        await slot.model.engine.close()
-        slot.failed(error, self.options.retry_s)
-        self._advance()
-
-    def _spawn(self, slot: Slot, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        slot.work = asyncio.get_running_loop().create_task(work)
-        return slot.work
+                self.loader.unload(slot, "evicted")
 
     def _leave(self, slot: Slot, turn: asyncio.Future[None]) -> None:
         """Somebody does not wait any longer; the turn may have come in that very moment."""
@@ -263,6 +222,7 @@ class Pool:
         self._advance()
 
     def _watch_idle(self, slot: Slot) -> None:
+        """See to it that it is unloaded once it was unused for long enough."""
         if self.options.idle_unload_s and slot.idle_timer is None and not self._closed:
             loop = asyncio.get_running_loop()
             slot.idle_timer = loop.call_later(self.options.idle_unload_s, self._unload_if_idle, slot)
@@ -276,12 +236,7 @@ class Pool:
             loop = asyncio.get_running_loop()
             slot.idle_timer = loop.call_later(left, self._unload_if_idle, slot)
         else:
-            self._begin_unload(slot, "idle")
-
-    def check_open(self) -> None:
-        """Raises NotReadyError once the server is shutting down."""
-        if self._closed:
-            raise _shutting_down()
+            self.loader.unload(slot, "idle")
 
     def _refuse_too_large(self, slot: Slot) -> None:
         if self.options.budget is not None and slot.needs > self.options.budget:

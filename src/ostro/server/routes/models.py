@@ -55,8 +55,9 @@ def _describe(context: ServerContext, model: ServedModel) -> dict[str, Any]:
         "reason": reason or None,
         "capabilities": {
             "completion_chat": model.tokenizer is not None and model.tokenizer.version != "hf",
-            "function_calling": False,
-            "completion_fim": False,
+            "function_calling": model.tokenizer is not None and model.tokenizer.can_call_tools,
+            "completion_fim": model.tokenizer is not None and model.tokenizer.can_fill_in_middle,
+            "reasoning": model.tokenizer is not None and model.tokenizer.can_reason,
             "fine_tuning": False,
             "vision": False,
         },
