@@ -44,17 +44,17 @@ def takes(kind: type[BaseModel], *, media: str = "application/json") -> dict[str
 
 
 def gives(
-    kind: Any, *, streamed: bool = False, status: int = 200, description: str = "The answer"
+    kind: Any, *, streamed: Any = None, status: int = 200, description: str = "The answer"
 ) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`. kind: what its JSON decodes to, as msgspec or pydantic know it; a media type where
-    it is no JSON. streamed: it may also come as server-sent events."""
+    it is no JSON. streamed: what the data of each event decodes to, where it may also come as server-sent events."""
     content: dict[str, Any]
     if isinstance(kind, str):
         content = {kind: {"schema": {"type": "string"}}}
     else:
         content = {"application/json": {"schema": _schema(kind)}}
-    if streamed:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+    if streamed is not None:
+        content["text/event-stream"] = {"schema": _event(streamed)}
     return {status: {"description": description, "content": content}}
 
 
@@ -68,6 +68,13 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # as FastAPI's manual has it
+
+
+def _event(kind: Any) -> dict[str, Any]:
+    """One server-sent event; before OpenAPI 3.2 the schema of a stream is that of its events."""
+    json = {"type": "string", "contentMediaType": "application/json", "contentSchema": _schema(kind)}
+    data = {"anyOf": [json, {"const": "[DONE]"}]}
+    return {"type": "object", "properties": {"data": data, "event": {"type": "string"}}, "required": ["data"]}
 
 
 def _schema(kind: Any) -> dict[str, Any]:

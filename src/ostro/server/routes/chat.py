@@ -13,13 +13,15 @@ from ostro.server.chatting import ChatSpec, start_chat
 from ostro.server.context import ServerContext, context_of
 from ostro.server.mistral_shape import MistralChatShape, wants_mistral_stream
 from ostro.web.body import read_json
-from ostro.web.chat import ChatCompletion, ChatRequest
+from ostro.web.chat import ChatChunk, ChatCompletion, ChatRequest
 from ostro.web.openapi import gives, takes
 
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest), responses=gives(ChatCompletion, streamed=True))
+@router.post(
+    "/v1/chat/completions", openapi_extra=takes(ChatRequest), responses=gives(ChatCompletion, streamed=ChatChunk)
+)
 async def chat_completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, ChatRequest)
     body.refuse_unsupported()

@@ -22,7 +22,9 @@ from ostro.web.openapi import gives, takes
 router = APIRouter(tags=["completions"])
 
 
-@router.post("/v1/completions", openapi_extra=takes(CompletionRequest), responses=gives(Completion, streamed=True))
+@router.post(
+    "/v1/completions", openapi_extra=takes(CompletionRequest), responses=gives(Completion, streamed=Completion)
+)
 async def completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, CompletionRequest)
     body.refuse_unsupported()

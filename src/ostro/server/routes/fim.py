@@ -12,14 +12,16 @@ from ostro.server.chatting import constrained
 from ostro.server.context import ServerContext, context_of
 from ostro.server.mistral_shape import MistralChatShape
 from ostro.web.body import read_json
-from ostro.web.chat import ChatCompletion
+from ostro.web.chat import ChatChunk, ChatCompletion
 from ostro.web.completions import FimRequest
 from ostro.web.openapi import gives, takes
 
 router = APIRouter(tags=["completions"])
 
 
-@router.post("/v1/fim/completions", openapi_extra=takes(FimRequest), responses=gives(ChatCompletion, streamed=True))
+@router.post(
+    "/v1/fim/completions", openapi_extra=takes(FimRequest), responses=gives(ChatCompletion, streamed=ChatChunk)
+)
 async def fim_completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, FimRequest)
     params = body.params()
