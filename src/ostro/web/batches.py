@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MAX_HOURS = 168
 MAX_INPUT_FILES = 100
@@ -73,6 +74,14 @@ class JobsPage(BaseModel):
     created_by_me: bool = False
     status: list[MistralStatus] = []
     order_by: Literal["created", "-created"] = "-created"
+
+    @field_validator("created_after", mode="before")
+    @classmethod
+    def _no_number(cls, given: object) -> object:
+        """pydantic takes numbers for times, in seconds or milliseconds as it thinks best."""
+        if isinstance(given, str) and re.fullmatch(r"[+-]?[\d._]+", given.strip()):
+            raise ValueError("must be a time such as 2026-01-31T12:00:00Z")
+        return given
 
 
 class BatchesPage(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +18,7 @@ from ostro.web.batches import CreateBatchJob, JobsPage, MistralStatus
 from ostro.web.body import read_json
 from ostro.web.openapi import takes
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_INLINE_BYTES = 32 * 1024 * 1024
 
 STATUSES: dict[Status, MistralStatus] = {
@@ -60,7 +62,7 @@ async def list_jobs(context: Context, query: Annotated[JobsPage, Query()]) -> di
         statuses=[status for status, name in STATUSES.items() if name in query.status],
         model=query.model,
         metadata={key: str(value) for key, value in (query.model_extra or {}).items()},
-        created_after=None if query.created_after is None else query.created_after.timestamp(),
+        created_after=None if query.created_after is None else _seconds(query.created_after),
         ascending=query.order_by == "created",
         offset=query.page * query.page_size,
         limit=query.page_size,
@@ -112,6 +114,11 @@ def describe(job: Job) -> dict[str, Any]:
         "error_file": job.error_file,
         "outputs": None,
     }
+
+
+def _seconds(when: datetime) -> float:
+    """Since the epoch; a time without a zone is UTC. `datetime.timestamp` fails on the first and last of years."""
+    return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH).total_seconds()
 
 
 async def _outputs(context: ServerContext, job: Job) -> list[Any]:

@@ -14,6 +14,7 @@ from ostro.server.context import ServerContext, context_of
 from ostro.server.stored_files import FileNotFoundHereError, find_file
 from ostro.storage.files import FileQuery, FileRecord, FileStore
 from ostro.web.batches import FilesPage
+from ostro.web.openapi import gives
 from ostro.web.upload import Form, read_upload
 
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
@@ -89,7 +90,7 @@ async def one_file(file_id: str, context: Context) -> dict[str, Any]:
     return {**describe(await find_file(context, file_id)), "deleted": False}
 
 
-@router.get("/{file_id}/content", response_class=FileResponse)
+@router.get("/{file_id}/content", response_class=FileResponse, responses=gives("application/octet-stream"))
 async def content(file_id: str, context: Context) -> Response:
     record = await find_file(context, file_id)
     return FileResponse(
