@@ -189,6 +189,25 @@ def test_who_waits_is_served_in_order_of_arrival() -> None:
         assert finished == ["c", "a", "b"]
 
 
+def test_a_small_model_does_not_overtake_a_large_one() -> None:
+    """It would fit at once, but the large one, which came first, would wait for it too."""
+    large = {"footprint": {**ONE, "kv": 800 * MIB}}
+    with running_node(models=_models("a", "large", "small", large=large), pool={"budget": FITS_TWO}) as node:
+        with (
+            node.streaming("/v1/completions", prompt=[SLOW, 65], max_tokens=30, model="a") as payloads,
+            ThreadPoolExecutor() as threads,
+        ):
+            next(payloads)
+            first = threads.submit(_complete, node, "large")
+            time.sleep(0.3)
+            second = threads.submit(_complete, node, "small")
+            time.sleep(0.5)
+            assert _states(node) == {"a": "ready", "large": "unloaded", "small": "unloaded"}
+            list(payloads)
+            assert [answer.result(60).status_code for answer in (first, second)] == [200, 200]
+        assert [_loads(node, name) for name in ("a", "large", "small")] == [1, 1, 1]
+
+
 def test_a_model_that_does_not_load_is_503_with_the_reason_and_tried_again() -> None:
     models = _models("a", "b", b={"model": "missing"})
     with running_node(models=models, pool={"budget": FITS_TWO, "retry_s": 1.5}) as node:
