@@ -138,7 +138,7 @@ class Report(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     mood: Literal["good", "bad"]
-    score: int
+    score: Literal[1, 2, 3]
 
 
 def test_structured_output(real: Mistral) -> None:

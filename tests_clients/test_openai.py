@@ -113,7 +113,7 @@ class Report(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     mood: Literal["good", "bad"]
-    score: int
+    score: Literal[1, 2, 3]
 
 
 def test_structured_output(real: openai.OpenAI, sdk: openai.OpenAI) -> None:
