@@ -57,6 +57,9 @@ def serve(
         None, help="Origin whose pages may call, such as https://app.example; may be repeated. None may otherwise."
     ),
     max_body: str | None = typer.Option(None, help="Most bytes of a request, such as 16MiB, which is the default."),
+    max_upload: str | None = typer.Option(
+        None, help="Most bytes of an uploaded file, such as 512MiB, which is the default."
+    ),
     served_name: str | None = typer.Option(None, help="What the model is called on the wire."),
     max_model_len: int | None = typer.Option(None, help="Most tokens of prompt and answer together."),
     kv_memory: str | None = typer.Option(None, help=f"Memory for the KV cache, {_SIZE_HELP}."),
@@ -101,6 +104,7 @@ def serve(
         api_keys=[key for key in api_key or () if key],
         cors_origins=cors_origin or (),
         max_body=parse_size(max_body),
+        max_upload=parse_size(max_upload),
         memory_limit=parse_size(memory_limit),
         grace_s=grace,
         store=store,
@@ -162,6 +166,7 @@ def run_server(
     api_keys: Collection[str] = (),
     cors_origins: Collection[str] = (),
     max_body: int | None = None,
+    max_upload: int | None = None,
     memory_limit: int | None,
     grace_s: float,
     store: str | None = None,
@@ -174,6 +179,7 @@ def run_server(
     from ostro.core.paths import store_file
     from ostro.link import EngineProcess
     from ostro.server import ServedModel, create_app, serve
+    from ostro.server.routes.files import MAX_UPLOAD_BYTES
     from ostro.server.run import bind
     from ostro.tokenizer import load_tokenizer
     from ostro.web.body import MAX_BODY_BYTES
@@ -205,6 +211,7 @@ def run_server(
         loopback_only=is_loopback(host),
         cors_origins=cors_origins,
         max_body_bytes=max_body or MAX_BODY_BYTES,
+        max_upload_bytes=max_upload or MAX_UPLOAD_BYTES,
         store=store or store_file(),
     )
     try:
