@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from ostro.core.events import (
 from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEvent
 from ostro.engine.block_manager import BlockManager
+from ostro.engine.constraints import Grammars
 from ostro.engine.counters import Counters
 from ostro.engine.kv_cache import CacheLayout, KVCache
 from ostro.engine.plan import BatchPlan, RowResult
@@ -30,12 +32,19 @@ from ostro.engine.sequence import Sequence
 from ostro.engine.sizing import size_cache
 from ostro.kernels import dispatch
 from ostro.models.layers.decoder import Decoder
+from ostro.tokenizer import load_tokenizer
 from ostro.weights.folder import open_folder
 from ostro.weights.loader import Progress, load_model
 
+# How long a step waits for a grammar to be compiled when there is nothing else to do.
+_COMPILING_S = 0.02
+
 
 class Engine:
-    """Synchronous and single-threaded: `add`, `abort` and `step` are called from one thread."""
+    """Synchronous and single-threaded: `add`, `abort` and `step` are called from one thread.
+
+    tokenizer_folder: where the tokenizer is that constrained answers need; None refuses them.
+    """
 
     def __init__(
         self,
@@ -45,6 +54,7 @@ class Engine:
         sink: EventSink = discard,
         load_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        tokenizer_folder: Path | None = None,
     ) -> None:
         weight = model.embed.weight
         layout = CacheLayout.of(model.attention_specs(), options.block_size)
@@ -53,7 +63,8 @@ class Engine:
         self.blocks = BlockManager(layout.windows, size.num_blocks, options.block_size, options.prefix_caching)
         self.scheduler = Scheduler(options, self.blocks)
         cache = KVCache(layout, size.num_blocks, weight.dtype, weight.device)
-        self.runner = Runner(model, cache, options.max_num_seqs, options.max_batch_tokens, size.context)
+        self._grammars = _grammars(tokenizer_folder, model)
+        self.runner = Runner(model, cache, options.max_num_seqs, options.max_batch_tokens, size.context, self._grammars)
         self.card = _card(model, options, size.context, size.num_blocks, load_seconds)
         self.counters = Counters()
         self._vocab_size = model.config.vocab_size
@@ -61,6 +72,7 @@ class Engine:
         self._clock = clock
         self._sequences: dict[str, Sequence] = {}
         self._by_slot: dict[int, Sequence] = {}
+        self._compiling: dict[str, futures.Future[None]] = {}
         self._deadlines = 0
         self._order = 0
 
@@ -72,7 +84,8 @@ class Engine:
             torch.set_num_threads(options.threads)
         device = pick_device(options.device)
         model = load_model(Path(options.model), device=device, dtype=pick_dtype(options, device), progress=progress)
-        return cls(model, options, sink=sink, load_seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return cls(model, options, sink=sink, load_seconds=seconds, tokenizer_folder=Path(options.model))
 
     @property
     def has_work(self) -> bool:
@@ -81,10 +94,11 @@ class Engine:
     def add(self, request: EngineRequest) -> None:
         """Queue a request. Raises QueueFullError, InvalidRequestError, PromptTooLongError; nothing is kept then."""
         self.check(request)
-        if self.scheduler.num_waiting >= self.options.max_waiting:
+        waiting = self.scheduler.num_waiting + len(self._compiling)
+        if waiting >= self.options.max_waiting:
             raise QueueFullError(
-                f"{self.scheduler.num_waiting} requests are waiting already, which is the limit. Try again later.",
-                retry_after=self.counters.drain_estimate(self.scheduler.num_waiting),
+                f"{waiting} requests are waiting already, which is the limit. Try again later.",
+                retry_after=self.counters.drain_estimate(waiting),
             )
         now = self._clock()
         self._order += 1
@@ -92,7 +106,11 @@ class Engine:
         sequence = Sequence(request, now, self.options.ageing_s, self._order, groups)
         self._sequences[request.request_id] = sequence
         self._deadlines += sequence.deadline is not None
-        self.scheduler.add(sequence)
+        if request.params.constraint is None:
+            self.scheduler.add(sequence)
+        else:
+            assert self._grammars is not None
+            self._compiling[request.request_id] = self._grammars.compile(request.params.constraint)
         self._sink(RequestQueued(request.request_id, sequence.num_prompt, now))
 
     def abort(self, request_id: str) -> None:
@@ -105,6 +123,8 @@ class Engine:
         """Plan, run, sample, apply: the new tokens of every sequence that got some."""
         started = time.perf_counter()
         events = self._expire() if self._deadlines else []
+        if self._compiling:
+            events += self._take_compiled()
         plan = self.scheduler.schedule()
         for sequence in self.scheduler.preemptions:
             self.counters.preemptions += 1
@@ -127,7 +147,7 @@ class Engine:
     def stats(self) -> EngineStats:
         return self.counters.snapshot(
             running=len(self.scheduler.running),
-            waiting=self.scheduler.num_waiting,
+            waiting=self.scheduler.num_waiting + len(self._compiling),
             kv_usage=self.blocks.usage,
             kv_blocks=self.blocks.pools[0].capacity,
         )
@@ -145,15 +165,53 @@ class Engine:
             raise InvalidRequestError(
                 f"The prompt holds a token id outside the vocabulary of {self._vocab_size}.", param="prompt"
             )
-        for field in ("logit_bias", "stop_token_ids"):
+        for field in ("logit_bias", "stop_token_ids", "banned_token_ids"):
             if any(token >= self._vocab_size for token in getattr(request.params, field)):
                 raise InvalidRequestError(
                     f"{field} names a token id outside the vocabulary of {self._vocab_size}.", param=field
                 )
         if len(prompt) + (request.params.max_tokens or 1) > self.card.context:
             raise PromptTooLongError(len(prompt), request.params.max_tokens, self.card.context)
+        if request.params.constraint is not None:
+            self._check_constraint(request)
         if request.request_id in self._sequences:
             raise InvalidRequestError(f"A request with the id '{request.request_id}' is running.", param="request_id")
+
+    def _check_constraint(self, request: EngineRequest) -> None:
+        if self._grammars is None:
+            raise InvalidRequestError(
+                "An answer can only be held to a format where the model has a tokenizer.", param="constraint"
+            )
+        if request.params.ignore_eos:
+            raise InvalidRequestError(
+                "ignore_eos cannot go together with a format: a finished answer has to end.", param="ignore_eos"
+            )
+
+    def compile(self, request: EngineRequest) -> None:
+        """Wait until a constrained request's grammar is compiled. Raises InvalidRequestError for one that cannot be.
+
+        For callers that want to know before anything runs; `add` itself never waits.
+        """
+        if request.params.constraint is not None and self._grammars is not None:
+            self._grammars.compile(request.params.constraint).result()
+
+    def _take_compiled(self) -> list[TokensEvent]:
+        """Queue the requests whose grammars are ready; the others' owners are told what is wrong."""
+        if not self.scheduler.running and not self.scheduler.num_waiting:
+            futures.wait(self._compiling.values(), _COMPILING_S, futures.FIRST_COMPLETED)
+        failed = []
+        for request_id, compiling in list(self._compiling.items()):
+            if not compiling.done():
+                continue
+            sequence = self._sequences[request_id]
+            error = compiling.exception()
+            if error is None:
+                del self._compiling[request_id]
+                self.scheduler.add(sequence)
+                continue
+            self._finish(sequence, "error")
+            failed.append(TokensEvent(request_id=request_id, finish_reason="error", error=str(error)))
+        return failed
 
     def _note_starts(self, plan: BatchPlan) -> None:
         """Who sits in which slot, and what the prefix cache gave those that start."""
@@ -178,7 +236,12 @@ class Engine:
         sequence.computed += ran - drafts + max(0, len(new) - 1)
         self.counters.draft_tokens += drafts
         self.counters.accepted_tokens += max(0, len(new) - 1)
+        if result.error:
+            self._finish(sequence, "error")
+            return TokensEvent(request_id=sequence.request.request_id, finish_reason="error", error=result.error)
         kept, reason = self._cut(sequence, new)
+        if result.complete and len(kept) == len(new):
+            reason = "stop"  # The answer's grammar allows nothing more: its end need not be sampled.
         sequence.tokens += kept
         # Drafts behind a stop were computed too, but are no tokens of this sequence.
         sequence.computed = min(sequence.computed, len(sequence.tokens))
@@ -219,12 +282,20 @@ class Engine:
         return [TokensEvent(request_id=s.request.request_id, finish_reason="deadline") for s in late]
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
-        self.scheduler.remove(sequence)
+        if self._compiling.pop(sequence.request.request_id, None) is None:
+            self.scheduler.remove(sequence)
         del self._sequences[sequence.request.request_id]
         self._deadlines -= sequence.deadline is not None
         now = self._clock()
         self.counters.finished(now)
         self._sink(RequestFinished(sequence.request.request_id, reason, sequence.num_prompt, sequence.num_output, now))
+
+
+def _grammars(tokenizer_folder: Path | None, model: Decoder) -> Grammars | None:
+    if tokenizer_folder is None:
+        return None
+    config = model.config
+    return Grammars(lambda: load_tokenizer(tokenizer_folder), config.vocab_size, config.eos_token_ids)
 
 
 def pick_device(wanted: str) -> torch.device:

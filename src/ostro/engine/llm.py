@@ -190,6 +190,7 @@ class _Job:
         )
         for request in self.requests:
             llm.engine.check(request)
+            llm.engine.compile(request)
         self.completions = [Completion(logprobs=None if params.logprobs is None else []) for _ in self.requests]
         tokenizer = llm.tokenizer
         self._text = [

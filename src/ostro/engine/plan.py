@@ -46,7 +46,12 @@ class BatchPlan(msgspec.Struct, frozen=True):
 
 
 class RowResult(msgspec.Struct):
-    """Tokens sampled for one row: accepted drafts and one more. Empty where nothing was sampled."""
+    """Tokens sampled for one row: accepted drafts and one more. Empty where nothing was sampled.
+
+    complete: the answer's grammar allows nothing more. error: why the answer cannot go on.
+    """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
+    complete: bool = False
+    error: str = ""

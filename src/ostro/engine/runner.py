@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
+import llguidance
 import numpy as np
 import torch
 
 from ostro.core.request import TokenLogprobs
 from ostro.core.sampling import SamplingParams
+from ostro.engine.constraints import Grammars, MaskMaker, MaskRow, follow, forbid
 from ostro.engine.kv_cache import KVCache
 from ostro.engine.paged_context import Chunk, PagedContext
 from ostro.engine.plan import Admission, BatchPlan, PlanRow, RowResult
@@ -28,22 +32,45 @@ class _Slot:
     stop_ids: list[int]
     history: list[int]
     num_prompt: int
+    matcher: llguidance.LLMatcher | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Constrained rows, and which tokens they forbid, as soon as that is known."""
+
+    rows: list[MaskRow]
+    forbidden_MV: Future[torch.Tensor]
 
 
 @dataclass(frozen=True)
 class StepHandle:
-    """A step that was launched: its sampled rows' logits are on the way."""
+    """A step that was launched: its sampled rows' logits are on the way, and their masks."""
 
     plan: BatchPlan
     logits_RV: torch.Tensor | None
     rows: list[SampleRow]
+    masks: Masks | None = None
 
 
 class Runner:
-    """Buffers are allocated once, for the largest batch. `launch` starts a step, `collect` waits for its tokens."""
+    """Buffers are allocated once, for the largest batch. `launch` starts a step, `collect` waits for its tokens.
 
-    def __init__(self, model: Decoder, cache: KVCache, max_seqs: int, max_tokens: int, max_len: int) -> None:
+    grammars: where the matchers of constrained sequences come from; None takes no such sequences.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        cache: KVCache,
+        max_seqs: int,
+        max_tokens: int,
+        max_len: int,
+        grammars: Grammars | None = None,
+    ) -> None:
         self.model = model
+        self._grammars = grammars
+        self._masks = MaskMaker(model.config.vocab_size) if grammars is not None else None
         self.cache = cache
         self.device = model.embed.weight.device
         self._block_size = cache.layout.block_size
@@ -61,20 +88,23 @@ class Runner:
         for admission in plan.admissions:
             self._admit(admission)
         sampled, rows = self._lay_out(plan)
+        masks = self._start_masks(plan)
         with torch.inference_mode():
             hidden_TD = self._forward(plan)
             if not sampled:
                 return StepHandle(plan, None, rows)
             if len(sampled) != hidden_TD.shape[0]:
                 hidden_TD = hidden_TD[torch.tensor(sampled, device=self.device)]
-            return StepHandle(plan, self.model.logits(hidden_TD), rows)
+            return StepHandle(plan, self.model.logits(hidden_TD), rows, masks)
 
     def collect(self, handle: StepHandle) -> list[RowResult]:
         """One result a plan row."""
         if handle.logits_RV is None:
             return [RowResult([]) for _ in handle.plan.rows]
         with torch.inference_mode():
-            tokens, logprobs = sample(handle.logits_RV, handle.rows)
+            masks = handle.masks
+            mask = None if masks is None else partial(forbid, rows=masks.rows, forbidden_MV=masks.forbidden_MV.result())
+            tokens, logprobs = sample(handle.logits_RV, handle.rows, mask)
         results: list[RowResult] = []
         at = 0
         for row in handle.plan.rows:
@@ -92,17 +122,43 @@ class Runner:
             accepted += 1
         tokens = tokens[: accepted + 1]
         slot = self._slots[row.slot]
+        complete = False
+        if slot.matcher is not None:
+            error = follow(slot.matcher, tokens)
+            if error:
+                return RowResult([], error=error)
+            complete = slot.matcher.is_stopped()
         slot.history += tokens
         wanted = logprobs is not None and slot.params.logprobs is not None
-        return RowResult(tokens, logprobs[at : at + len(tokens)] if wanted and logprobs else None)
+        return RowResult(tokens, logprobs[at : at + len(tokens)] if wanted and logprobs else None, complete)
+
+    def _start_masks(self, plan: BatchPlan) -> Masks | None:
+        rows: list[MaskRow] = []
+        at = 0
+        for row in plan.rows:
+            matcher = self._slots[row.slot].matcher
+            if row.sample and matcher is not None:
+                rows.append(MaskRow(matcher, at, row.token_ids[len(row.token_ids) - row.sample + 1 :]))
+            at += row.sample
+        if not rows:
+            return None
+        assert self._masks is not None
+        return Masks(rows, self._masks.start(rows))
 
     def _admit(self, admission: Admission) -> None:
+        matcher = None
+        if admission.params.constraint is not None:
+            assert self._grammars is not None, "the engine checks"
+            matcher = self._grammars.matcher(admission.params.constraint)
+            # A sequence that gave way and comes back has an answer already.
+            follow(matcher, admission.tokens[admission.num_prompt :])
         self._slots[admission.slot] = _Slot(
             admission.params,
             admission.seed,
             admission.stop_token_ids,
             list(admission.tokens),
             admission.num_prompt,
+            matcher,
         )
 
     def _lay_out(self, plan: BatchPlan) -> tuple[list[int], list[SampleRow]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,18 +36,26 @@ class SampleRow:
 
     @property
     def adjusted(self) -> bool:
-        return bool(self.history or self.forbidden or self.params.logit_bias)
+        return bool(self.history or self.forbidden or self.params.logit_bias or self.params.banned_token_ids)
 
 
-def sample(logits_RV: torch.Tensor, rows: list[SampleRow]) -> tuple[list[int], list[TokenLogprobs] | None]:
-    """One token a row, and where any row asks for them the raw log-probabilities of all rows."""
+def sample(
+    logits_RV: torch.Tensor, rows: list[SampleRow], mask: Callable[[torch.Tensor], None] | None = None
+) -> tuple[list[int], list[TokenLogprobs] | None]:
+    """One token a row, and where any row asks for them the raw log-probabilities of all rows.
+
+    mask: sets the logits of tokens that a grammar forbids to minus infinity, in place. It comes last, so that no
+    bias brings one back.
+    """
     wants_logprobs = any(row.params.logprobs is not None for row in rows)
     raw_RV = logits_RV
-    if any(row.adjusted for row in rows):
+    if any(row.adjusted for row in rows) or (mask is not None and wants_logprobs):
         logits_RV = logits_RV.float() if logits_RV.dtype != torch.float32 else logits_RV.clone()
         for index, row in enumerate(rows):
             if row.adjusted:
                 adjust(logits_RV[index], row)
+    if mask is not None:
+        mask(logits_RV)
     tokens = logits_RV.argmax(dim=-1).tolist()
     drawn = [index for index, row in enumerate(rows) if not row.params.greedy]
     if drawn:
@@ -65,6 +74,8 @@ def adjust(logits_V: torch.Tensor, row: SampleRow) -> None:
         logits_V[token] += bias
     if row.forbidden:
         logits_V[row.forbidden] = -torch.inf
+    if params.banned_token_ids:
+        logits_V[list(params.banned_token_ids)] = -torch.inf
 
 
 def _penalise(logits_V: torch.Tensor, row: SampleRow) -> None:

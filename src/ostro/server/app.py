@@ -16,6 +16,7 @@ from ostro.observability.metrics import ServerMetrics
 from ostro.server.batch import BatchRunner
 from ostro.server.batch.runner import IN_FLIGHT
 from ostro.server.context import ServerContext
+from ostro.server.grammar_check import GrammarChecker
 from ostro.server.models import Models, ServedModel
 from ostro.server.pins import ReleasePins
 from ostro.server.pool import PoolOptions
@@ -62,6 +63,7 @@ def create_app(
     """
     known = Models(served, pool)
     database = Database(store)
+    grammars = GrammarChecker()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +73,7 @@ def create_app(
             yield
         finally:
             await runner.close()
+            await grammars.close()
             await known.close()
             database.close()
 
@@ -89,6 +92,7 @@ def create_app(
         readiness=Readiness(known),
         database=database,
         batches=runner,
+        grammars=grammars,
         heartbeat_s=heartbeat_s,
     )
     for part in (home, health, metrics, models, chat, completions, fim, files, batch_jobs, batches):

@@ -90,22 +90,8 @@ async def constrained(
     context: ServerContext, params: SamplingParams, response: ResponseFormat, param: str
 ) -> SamplingParams:
     """The sampling parameters for plain text of some format. param: the field that asked for it."""
-    constraint = _plain_constraint(response)
+    constraint = constraints.of_response(response)
     return params if constraint is None else await _checked(context, params, constraint, param)
-
-
-def _plain_constraint(response: ResponseFormat) -> str | None:
-    match response.kind, response.value:
-        case "json_object", _:
-            return constraints.json_object()
-        case "json_schema", schema if not isinstance(schema, str) and schema is not None:
-            return constraints.json_schema(schema)
-        case "regex", str(pattern):
-            return constraints.regex(pattern)
-        case "grammar", str(grammar):
-            return constraints.lark(grammar)
-        case _:
-            return None
 
 
 async def _constrained(context: ServerContext, model: ServedModel, spec: ChatSpec) -> SamplingParams:

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from ostro.observability.metrics import ServerMetrics
 from ostro.server.batch import BatchRunner
+from ostro.server.grammar_check import GrammarChecker
 from ostro.server.models import Models
 from ostro.server.readiness import Readiness
 from ostro.storage import Database
@@ -20,6 +21,7 @@ class ServerContext:
     readiness: Readiness
     database: Database
     batches: BatchRunner
+    grammars: GrammarChecker
     heartbeat_s: float
 
 

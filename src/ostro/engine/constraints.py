@@ -1,0 +1,176 @@
+"""Constrained sampling: which tokens may come next in each constrained row.
+
+A matcher (llguidance's) follows one answer through its grammar. Matchers are compiled in a thread, off the step loop;
+masks are computed in a thread too, while the model runs: they depend on the tokens so far, not on the logits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import llguidance
+import numpy as np
+import torch
+from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmask_par_with_draft_tokens
+
+from ostro.core.errors import InvalidRequestError
+from ostro.core.grammar_limits import parser_limits
+from ostro.tokenizer.base import Tokenizer
+
+KEPT = 256
+
+LoadTokenizer = Callable[[], Tokenizer | None]
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance asks for it."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_id: int) -> None:
+        self._tokenizer = tokenizer
+        ids = range(tokenizer.vocab_size)
+        self.bos_token_id = tokenizer.bos_id
+        self.eos_token_id = eos_id
+        self.special_token_ids = [token for token in ids if tokenizer.is_special(token)]
+        special = set(self.special_token_ids)
+        # Names of control tokens are made up: only their ids mean something in our grammars.
+        self.tokens = [b"<|%d|>" % token if token in special else tokenizer.token_bytes(token) for token in ids]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        return self._tokenizer.encode(plain, bos=False)
+
+
+class Grammars:
+    """Compiled grammars of one model.
+
+    load_tokenizer: called once, in a thread, when the first grammar comes. eos_ids: the model's own, beside the
+    tokenizer's.
+    """
+
+    def __init__(self, load_tokenizer: LoadTokenizer, vocab_size: int, eos_ids: Collection[int] = ()) -> None:
+        self._load_tokenizer = load_tokenizer
+        self._vocab_size = vocab_size
+        self._eos_ids = set(eos_ids)
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._limits = parser_limits()
+        self._matchers: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+
+    def compile(self, constraint: str) -> Future[None]:
+        """Make the grammar ready. The future raises InvalidRequestError for one that cannot be."""
+        if constraint in self._matchers:
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+        return self._thread.submit(self._compile, constraint)
+
+    def matcher(self, constraint: str) -> llguidance.LLMatcher:
+        """A matcher at the beginning of its grammar."""
+        known = self._matchers.get(constraint)
+        if known is None:  # pushed out by others since it was compiled, or compiled on another rank
+            self._compile(constraint)
+            known = self._matchers[constraint]
+        self._matchers.move_to_end(constraint)
+        return known.deep_copy()
+
+    def _compile(self, constraint: str) -> None:
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+        matcher = llguidance.LLMatcher(self._tokenizer, constraint, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            problem = matcher.get_error().strip().partition("\n")[0][:300]
+            raise InvalidRequestError(
+                f"The answer's format cannot be compiled: {problem}", param="constraint", code="invalid_grammar"
+            )
+        self._matchers[constraint] = matcher
+        while len(self._matchers) > KEPT:
+            self._matchers.popitem(last=False)
+
+    def _make_tokenizer(self) -> llguidance.LLTokenizer:
+        tokenizer = self._load_tokenizer()
+        if tokenizer is None:
+            raise InvalidRequestError(
+                "An answer can only be held to a format where the model has a tokenizer.", param="constraint"
+            )
+        eos_ids = sorted({*self._eos_ids, *tokenizer.eos_ids})
+        if not eos_ids or tokenizer.vocab_size > self._vocab_size:
+            raise InvalidRequestError(
+                "This model's tokenizer does not fit it, so its answers cannot be held to a format.", param="constraint"
+            )
+        wrapper = llguidance.TokenizerWrapper(_Vocabulary(tokenizer, eos_ids[0]))
+        eos = [token for token in eos_ids if token < tokenizer.vocab_size]
+        return llguidance.LLTokenizer(wrapper, n_vocab=self._vocab_size, eos_token=eos)
+
+
+@dataclass(frozen=True)
+class MaskRow:
+    """A constrained sequence of a batch: its matcher, the first of its rows of logits, and its drafts."""
+
+    matcher: llguidance.LLMatcher
+    row: int
+    drafts: Sequence[int]
+
+
+class MaskMaker:
+    """Computes the masks of a batch in a thread while the model runs."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._words = -(-vocab_size // 32)
+        self._vocab_size = vocab_size
+        self._executor = llguidance.LLExecutor(1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="masks")
+        self._bits = np.zeros((0, self._words), dtype=np.int32)
+
+    def start(self, rows: Sequence[MaskRow]) -> Future[torch.Tensor]:
+        """The rows' masks `[R, V]`, True where a token is forbidden; R counts a row and one more for each draft."""
+        return self._thread.submit(self._forbidden, rows)
+
+    def _forbidden(self, rows: Sequence[MaskRow]) -> torch.Tensor:
+        count = sum(1 + len(row.drafts) for row in rows)
+        if len(self._bits) < count:
+            self._bits = np.zeros((count, self._words), dtype=np.int32)
+        bits = self._bits[:count]
+        bits[:] = -1  # rows behind a draft that the grammar does not take stay free: they are not used
+        plain: list[tuple[llguidance.LLMatcher, int]] = []
+        drafted: list[tuple[llguidance.LLMatcher, int, list[int]]] = []
+        at = 0
+        for row in rows:
+            if row.drafts:
+                drafted.append((row.matcher, at, list(row.drafts)))
+            else:
+                plain.append((row.matcher, at))
+            at += 1 + len(row.drafts)
+        if plain:
+            fill_next_token_bitmask_par(self._executor, plain, bits)
+        if drafted:
+            fill_next_token_bitmask_par_with_draft_tokens(self._executor, drafted, bits)
+        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, : self._vocab_size]
+        return torch.from_numpy(allowed == 0)
+
+
+def forbid(logits_RV: torch.Tensor, rows: Sequence[MaskRow], forbidden_MV: torch.Tensor) -> None:
+    """Set forbidden tokens' logits to minus infinity, in place."""
+    forbidden_MV = forbidden_MV.to(logits_RV.device, non_blocking=True)
+    at = 0
+    for row in rows:
+        count = 1 + len(row.drafts)
+        logits_RV[row.row : row.row + count].masked_fill_(forbidden_MV[at : at + count], -torch.inf)
+        at += count
+
+
+def follow(matcher: llguidance.LLMatcher, tokens: Sequence[int]) -> str:
+    """Let a matcher take the tokens that were chosen; what is wrong if it does not, else the empty string."""
+    for token in tokens:
+        if matcher.is_stopped():
+            break
+        if not matcher.consume_token(token):
+            return problem(matcher)
+    return problem(matcher) if matcher.is_error() else ""
+
+
+def problem(matcher: llguidance.LLMatcher) -> str:
+    line = matcher.get_error().strip().partition("\n")[0][:200]
+    return f"The answer's format took more work than one may: {line}" if line else "The answer's format failed."

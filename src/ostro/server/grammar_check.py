@@ -1,0 +1,117 @@
+"""Whether a grammar can be compiled in time: asked of processes that are killed when they take too long."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from collections import OrderedDict
+
+from ostro.core.errors import InvalidRequestError, QueueFullError
+from ostro.core.grammar_compiler import LENGTH
+
+COMPILE_S = 1.2
+WAIT_S = 0.5
+PROCESSES = 2
+REMEMBERED = 2048
+_MODULE = "ostro.core.grammar_compiler"
+
+
+class GrammarChecker:
+    """Verdicts on grammars, remembered. Use from one event loop; `close` ends the processes."""
+
+    def __init__(self, *, compile_s: float = COMPILE_S, wait_s: float = WAIT_S, processes: int = PROCESSES) -> None:
+        self._compile_s = compile_s
+        self._wait_s = wait_s
+        self._verdicts: OrderedDict[bytes, str] = OrderedDict()
+        self._all = [_Compiler() for _ in range(processes)]
+        self._free: asyncio.LifoQueue[_Compiler] = asyncio.LifoQueue()  # one that runs already is taken first
+        for compiler in self._all:
+            self._free.put_nowait(compiler)
+
+    async def check(self, constraint: str, *, param: str) -> None:
+        """Return when the grammar compiles.
+
+        Raises InvalidRequestError naming `param` for one that does not, or not in time; QueueFullError where too many
+        others are being compiled.
+        """
+        digest = hashlib.sha256(constraint.encode("utf-8", "surrogatepass")).digest()
+        verdict = self._verdicts.get(digest)
+        if verdict is None:
+            verdict = await self._ask(constraint)
+            self._verdicts[digest] = verdict
+            if len(self._verdicts) > REMEMBERED:
+                self._verdicts.popitem(last=False)
+        else:
+            self._verdicts.move_to_end(digest)
+        if verdict:
+            raise InvalidRequestError(
+                f"The answer's format cannot be compiled: {verdict}", param=param, code="invalid_grammar"
+            )
+
+    async def close(self) -> None:
+        await asyncio.gather(*(compiler.stop() for compiler in self._all))
+
+    async def _ask(self, constraint: str) -> str:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                compiler = await self._free.get()
+        except TimeoutError:
+            raise QueueFullError(
+                "Too many formats are being compiled at once. Try again in a moment.", retry_after=self._compile_s
+            ) from None
+        try:
+            async with asyncio.timeout(self._compile_s):
+                return await compiler.compile(constraint)
+        except TimeoutError:
+            await compiler.stop()
+            return f"it takes longer than {self._compile_s:g} s. Make it smaller, or less ambiguous."
+        except (OSError, asyncio.IncompleteReadError):
+            await compiler.stop()
+            return "it takes more memory than a format may. Make it smaller."
+        except BaseException:  # a client that left in the middle: what the process would say belongs to nobody
+            await compiler.stop()
+            raise
+        finally:
+            self._free.put_nowait(compiler)
+
+
+class _Compiler:
+    """One process, started when it is needed."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def compile(self, grammar: str) -> str:
+        """What is wrong with the grammar; empty where nothing is. Raises OSError, IncompleteReadError."""
+        process = self._process = self._process or await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", _MODULE),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        body = grammar.encode("utf-8", "replace")
+        process.stdin.write(LENGTH.pack(len(body)) + body)
+        await process.stdin.drain()
+        (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+        return _first_line((await process.stdout.readexactly(length)).decode("utf-8", "replace"))
+
+    async def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        transport = getattr(process, "_transport", None)  # its pipes are closed now, not when it is collected
+        if transport is not None:
+            transport.close()
+
+
+def _first_line(message: str) -> str:
+    line = message.strip().partition("\n")[0]
+    return line if len(line) <= 300 else line[:300] + "…"
