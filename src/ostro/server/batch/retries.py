@@ -23,6 +23,7 @@ _BUSY = (429, 503)
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _MAX_DEATHS = 2
+_MAX_LOADS = 4
 _QUIET_S = 12.0  # more than an engine must live for its supervisor to forget earlier deaths
 
 # Bodies of these have a priority; the others are over in a step.
@@ -35,7 +36,8 @@ class Caller:
     A busy server (429, 503) is asked again after what its Retry-After says, and longer each time, without end: the
     job has a deadline. A request that was in an engine when the engine died may be why it died: it is repeated once,
     when the engine has been well for a while and with no other request of a job beside it. So one that kills engines
-    is found out without taking others with it, and before a supervisor gives the engine up.
+    is found out without taking others with it, and before a supervisor gives the engine up. A model that cannot be
+    loaded is tried a few times.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -46,8 +48,7 @@ class Caller:
     async def answer(self, endpoint: str, fields: dict[str, Any], model: str | None, request_id: str) -> Answer:
         """The final answer to a request. model: for a body that names none."""
         body = msgspec.json.encode(_prepared(endpoint, fields, model))
-        deaths = 0
-        attempt = 0
+        deaths = loads = attempt = 0
         while True:
             async with self._aisle.alone() if deaths else self._aisle.shared():
                 if deaths:
@@ -56,7 +57,8 @@ class Caller:
                 if answer.status == 503:
                     self._unwell_at = time.monotonic()
             deaths += answer.fields.get("code") == EngineDeadError.code
-            if answer.status not in _BUSY or deaths >= _MAX_DEATHS:
+            loads += answer.fields.get("code") == "load_failed"
+            if answer.status not in _BUSY or deaths >= _MAX_DEATHS or loads >= _MAX_LOADS:
                 return answer
             await asyncio.sleep(_pause(answer, attempt))
             attempt += 1

@@ -156,7 +156,7 @@ def _expiry(fields: dict[str, str]) -> float | None:
     """When the file goes: Mistral's `expiry` is in hours, OpenAI's `expires_after[seconds]` in seconds."""
     for name, allowed, seconds in (("expiry", _HOURS, 3600), ("expires_after[seconds]", _OPENAI_SECONDS, 1)):
         given = fields.get(name)
-        if given is None or given in ("", "null"):
+        if given is None:
             continue
         if not (given.isascii() and given.isdecimal() and len(given) < 10 and int(given) in allowed):
             raise InvalidRequestError(
