@@ -22,6 +22,7 @@ NARROWED: dict[str, dict[str, Any]] = {
     "max_output_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
     "timeout": {"type": "number", "minimum": 30, "maximum": 100},  # a deadline that passes is a 504, rightly
 }
+OF_FORMS = ("expiry", "sample_type")
 # Ranges of sampling parameters depend on the model and on each other; what is out of them is 400, not in the schema.
 UNCHECKED = "positive_data_acceptance"
 
@@ -50,8 +51,12 @@ def _description(node: Node, folder: Path) -> Path:
         document = json.load(answer)
     for operations in document["paths"].values():
         for operation in operations.values():
-            if "requestBody" in operation:
-                operation["requestBody"] = _narrow(operation["requestBody"])
+            if "requestBody" not in operation:
+                continue
+            body = operation["requestBody"] = _narrow(operation["requestBody"])
+            # In a form an empty list is no field at all, so a field that is not required cannot be given wrongly by it.
+            for name in OF_FORMS:
+                body["content"].get("multipart/form-data", {}).get("schema", {}).get("properties", {}).pop(name, None)
     path = folder / "openapi.json"
     path.write_text(json.dumps(document))
     return path

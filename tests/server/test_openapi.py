@@ -12,6 +12,7 @@ from nodes import Node
 from pydantic import BaseModel
 
 from ostro.web.body import RequestValidationError, handle_bad_parameter
+from ostro.web.model_info import ModelInfo, ModelList
 from ostro.web.openapi import describe, gives, takes
 
 
@@ -90,3 +91,9 @@ def test_two_definitions_of_one_name_are_kept_apart_and_bad_parameters_are_400()
     refused = TestClient(app).get("/b?limit=x")
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "limit"
+
+
+def test_models_are_as_described(node: Node) -> None:
+    msgspec.json.decode(node.http.get("/v1/models").content, type=ModelList, strict=True)
+    told = node.http.get("/v1/models/fake").json()
+    assert told.keys() == set(ModelInfo.__struct_fields__)
