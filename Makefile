@@ -16,6 +16,8 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
+# Whoever names tests wants those alone.
+CLIENTS_TOO := $(if $(PYTEST_ARGS),,yes)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 # Two names for one wish: the first is what older pips hand to the build environment, the second what newer ones do.
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints.txt" \
@@ -30,9 +32,9 @@ help: ## list the targets
 serve: $(VENV)/.base ## serve MODEL (default: the embedded one) on PORT (default: 8000)
 	$(BIN)/ostro serve $(MODEL) --port $(PORT) $(SERVE_ARGS)
 
-test: $(VENV)/.test $(CLIENTS)/.done ## run the tests
+test: $(VENV)/.test $(if $(CLIENTS_TOO),$(CLIENTS)/.done) ## run the tests
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
-	$(CLIENTS)/bin/python -m pytest -c tests_clients/pytest.ini tests_clients -m "not slow" $(CLIENTS_ARGS)
+	$(if $(CLIENTS_TOO),$(CLIENTS)/bin/python -m pytest -c tests_clients/pytest.ini tests_clients -m "not slow" $(CLIENTS_ARGS))
 
 check: $(VENV)/.test ## lint, format, types, import contracts
 	$(BIN)/ruff check .
@@ -43,9 +45,9 @@ check: $(VENV)/.test ## lint, format, types, import contracts
 bench: $(VENV)/.test ## benchmarks against other implementations, in one run
 	$(BIN)/python -m benchmarks
 
-slow: $(VENV)/.test $(CLIENTS)/.done ## tests that take minutes and gigabytes
+slow: $(VENV)/.test $(if $(CLIENTS_TOO),$(CLIENTS)/.done) ## tests that take minutes and gigabytes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
-	$(CLIENTS)/bin/python -m pytest -c tests_clients/pytest.ini tests_clients -m slow $(CLIENTS_ARGS)
+	$(if $(CLIENTS_TOO),$(CLIENTS)/bin/python -m pytest -c tests_clients/pytest.ini tests_clients -m slow $(CLIENTS_ARGS))
 
 clean: ## remove what was built (the environment too)
 	rm -rf $(VENV) $(CLIENTS) build
