@@ -29,7 +29,7 @@ class BlockManager:
 
         At least one token is left to compute: its logits are wanted.
         """
-        if not self.prefix_caching:
+        if not self.prefix_caching or sequence.reads_whole_prompt:
             return 0
         blocks = self._matching(sequence)
         first = [self._first_needed(window, blocks * self.block_size) for window in self.windows]

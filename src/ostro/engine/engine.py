@@ -246,6 +246,9 @@ class Engine:
         # Drafts behind a stop were computed too, but are no tokens of this sequence.
         sequence.computed = min(sequence.computed, len(sequence.tokens))
         self.blocks.commit(sequence)
+        if result.embedding is not None:
+            self._finish(sequence, "stop")
+            return _embedding_event(sequence, result.embedding)
         if not new:
             return None
         self.counters.generation_tokens += len(kept)
@@ -255,6 +258,8 @@ class Engine:
             logprobs=result.logprobs[: len(kept)] if result.logprobs is not None else None,
             finish_reason=reason,
             cached_tokens=sequence.cached,
+            # A sequence that gave way reads its prompt again, but its owner has been told.
+            prompt_logprobs=result.prompt_logprobs if sequence.num_output == len(kept) else None,
         )
         if reason is not None:
             self._finish(sequence, reason)
@@ -289,6 +294,15 @@ class Engine:
         now = self._clock()
         self.counters.finished(now)
         self._sink(RequestFinished(sequence.request.request_id, reason, sequence.num_prompt, sequence.num_output, now))
+
+
+def _embedding_event(sequence: Sequence, embedding: bytes) -> TokensEvent:
+    return TokensEvent(
+        request_id=sequence.request.request_id,
+        finish_reason="stop",
+        cached_tokens=sequence.cached,
+        embedding=embedding,
+    )
 
 
 def _grammars(tokenizer_folder: Path | None, model: Decoder) -> Grammars | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from ostro.core.errors import InvalidRequestError, TokenizerError
+import numpy as np
+
+from ostro.core.errors import InvalidRequestError, OstroError, TokenizerError
 from ostro.core.expand import expand
 from ostro.core.ids import new_id
 from ostro.core.options import Device, DType, EngineOptions
@@ -18,19 +21,38 @@ from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
 from ostro.tokenizer import load_tokenizer
+from ostro.tokenizer.answers import CallArguments, CallStart, Part, Reasoning, Text
 from ostro.tokenizer.base import Tokenizer
-from ostro.tokenizer.detokenizer import Detokenizer
+from ostro.tokenizer.parser import AnswerParser, PlainParser
 from ostro.weights.resolve import resolve_model
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+Reader = AnswerParser | PlainParser
+
+_NO_ANSWER = SamplingParams(max_tokens=1)
+
+
+@dataclass
+class ToolCall:
+    """A tool call; arguments are JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str = ""
 
 
 @dataclass
 class Completion:
-    """One answer. finish_reason: "stop" or "length". logprobs: one entry a token, where they were asked for."""
+    """One answer. finish_reason: "stop", "length" or, of a chat, "tool_calls".
+
+    logprobs: one entry a token, where they were asked for. reasoning, tool_calls: what a chat's answer holds beside its
+    text.
+    """
 
     text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     finish_reason: str = ""
@@ -38,11 +60,15 @@ class Completion:
 
 @dataclass
 class RequestOutput:
-    """The answer to one prompt; with `n` > 1 all of them in `completions`, the first in the other fields."""
+    """The answer to one prompt; with `n` > 1 all of them in `completions`, the first in the other fields.
+
+    prompt_logprobs: one entry a prompt token, None for the first, where they were asked for.
+    """
 
     prompt_token_ids: list[int]
     completions: list[Completion]
     usage: Usage
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     @property
     def text(self) -> str:
@@ -59,6 +85,14 @@ class RequestOutput:
     @property
     def finish_reason(self) -> str:
         return self.completions[0].finish_reason
+
+    @property
+    def reasoning(self) -> str:
+        return self.completions[0].reasoning
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return self.completions[0].tool_calls
 
 
 class LLM:
@@ -98,32 +132,74 @@ class LLM:
         listed = _as_list(prompts)
         each = _one_each(params, len(listed))
         encoded = [self._encode(prompt) for prompt in listed]
-        return self._run(encoded, each, progress, continuation=True)
+        return self._run(encoded, each, progress, self._plain)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        reasoning_effort: str | None = None,
         progress: bool | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or a list of them, rendered by the model's own chat template."""
+        """Answer one conversation or a list of them, rendered by the model's own chat template.
+
+        tools: functions that the answers may call, as OpenAI has them. reasoning_effort: for templates that have a
+        place for it. Raises InvalidRequestError naming the field.
+        """
         if not messages:
             raise InvalidRequestError("messages is empty; give at least one message.", param="messages")
         one = isinstance(messages[0], Mapping)
         conversations = cast("list[Sequence[Message]]", [messages] if one else list(messages))
         tokenizer = self._tokenizer("chat")
-        encoded = [tokenizer.encode_chat([dict(m) for m in conversation]) for conversation in conversations]
-        return self._run(encoded, _one_each(params, len(encoded)), progress, continuation=False)
+        encoded = [
+            tokenizer.encode_chat([dict(m) for m in conversation], tools=tools, reasoning_effort=reasoning_effort)
+            for conversation in conversations
+        ]
+        return self._run(encoded, _one_each(params, len(encoded)), progress, partial(self._parsed, tools=bool(tools)))
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling: Literal["last", "mean"] = "last",
+        normalise: bool = True,
+    ) -> np.ndarray:
+        """Vectors of prompts, float32 `[N, D]`: the last token's hidden state, or the mean of all.
+
+        normalise: to a Euclidean length of 1, so that dot products are cosines.
+        Raises InvalidRequestError and PromptTooLongError before anything runs.
+        """
+        requests = [
+            EngineRequest(
+                request_id=new_id("embd"),
+                prompt_token_ids=self._encode(prompt),
+                params=_NO_ANSWER,
+                seed=0,
+                pooling=pooling,
+            )
+            for prompt in _as_list(prompts)
+        ]
+        for request in requests:
+            self.engine.check(request)
+        vectors: dict[str, bytes] = {}
+        for event in self._events(deque(requests)):
+            if event.embedding is not None:
+                vectors[event.request_id] = event.embedding
+        stacked_ND = np.stack([np.frombuffer(vectors[request.request_id], dtype="<f4") for request in requests])
+        if normalise:
+            stacked_ND = stacked_ND / np.maximum(np.linalg.norm(stacked_ND, axis=1, keepdims=True), 1e-12)
+        return stacked_ND.astype(np.float32)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the answer to one prompt as text pieces of whole characters."""
-        yield from self._stream(self._encode(prompt), params or SamplingParams(), continuation=True)
+        yield from self._stream(self._encode(prompt), params or SamplingParams(), self._plain)
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the answer to one conversation as text pieces of whole characters."""
         prompt = self._tokenizer("chat").encode_chat([dict(message) for message in messages])
-        yield from self._stream(prompt, params or SamplingParams(), continuation=False)
+        yield from self._stream(prompt, params or SamplingParams(), partial(self._parsed, tools=False))
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -136,26 +212,45 @@ class LLM:
         return self.tokenizer
 
     def _run(
-        self, prompts: list[list[int]], params: list[SamplingParams], progress: bool | None, *, continuation: bool
+        self,
+        prompts: list[list[int]],
+        params: list[SamplingParams],
+        progress: bool | None,
+        reader: Callable[[SamplingParams], Reader | None],
     ) -> list[RequestOutput]:
-        jobs = [_Job(self, prompt, one, continuation) for prompt, one in zip(prompts, params, strict=True)]
+        jobs = [_Job(self, prompt, one, reader) for prompt, one in zip(prompts, params, strict=True)]
         owners = {request.request_id: (job, i) for job in jobs for i, request in enumerate(job.requests)}
-        queue = deque(request for job in jobs for request in job.requests)
-        with _bar(len(owners), progress) as advance, self._cleaning_up(owners):
+        with _bar(len(owners), progress) as advance:
+            for event in self._events(deque(request for job in jobs for request in job.requests)):
+                job, index = owners[event.request_id]
+                if job.take(index, event):
+                    self.engine.abort(event.request_id)
+                    advance()
+        return [job.output() for job in jobs]
+
+    def _events(self, queue: deque[EngineRequest]) -> Iterator[TokensEvent]:
+        """Run requests to their end, no more of them queued at a time than the engine takes."""
+        with self._cleaning_up([request.request_id for request in queue]):
             while queue or self.engine.has_work:
                 while queue and self.engine.stats().waiting < self.engine.options.max_waiting:
                     self.engine.add(queue.popleft())
-                for event in self.engine.step():
-                    job, index = owners[event.request_id]
-                    if job.take(index, event):
-                        self.engine.abort(event.request_id)
-                        advance()
-        return [job.output() for job in jobs]
+                yield from self.engine.step()
 
-    def _stream(self, prompt: list[int], params: SamplingParams, *, continuation: bool) -> Iterator[str]:
+    def _plain(self, params: SamplingParams) -> Reader | None:
+        if self.tokenizer is None:
+            return None
+        return PlainParser(self.tokenizer, stop=params.stop, min_tokens=params.min_tokens)
+
+    def _parsed(self, params: SamplingParams, *, tools: bool) -> Reader | None:
+        tokenizer = self._tokenizer("chat")
+        return AnswerParser(tokenizer, stop=params.stop, min_tokens=params.min_tokens, tools=tools)
+
+    def _stream(
+        self, prompt: list[int], params: SamplingParams, reader: Callable[[SamplingParams], Reader | None]
+    ) -> Iterator[str]:
         if params.n != 1:
             raise InvalidRequestError("A stream has one answer; n must be 1.", param="n")
-        job = _Job(self, prompt, params, continuation)
+        job = _Job(self, prompt, params, reader)
         with self._cleaning_up([job.requests[0].request_id]):
             self.engine.add(job.requests[0])
             shown = 0
@@ -181,7 +276,13 @@ class LLM:
 class _Job:
     """One prompt's requests and what has come of them."""
 
-    def __init__(self, llm: LLM, prompt: list[int], params: SamplingParams, continuation: bool) -> None:
+    def __init__(
+        self,
+        llm: LLM,
+        prompt: list[int],
+        params: SamplingParams,
+        reader: Callable[[SamplingParams], Reader | None],
+    ) -> None:
         self.prompt = prompt
         if params.stop:
             llm._tokenizer("a stop string")
@@ -192,23 +293,26 @@ class _Job:
             llm.engine.check(request)
             llm.engine.compile(request)
         self.completions = [Completion(logprobs=None if params.logprobs is None else []) for _ in self.requests]
-        tokenizer = llm.tokenizer
-        self._text = [
-            None if tokenizer is None else Detokenizer(tokenizer, params.stop, continuation=continuation)
-            for _ in self.requests
-        ]
+        self._readers = [reader(params) for _ in self.requests]
         self._cached = 0
+        self._prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     def take(self, index: int, event: TokensEvent) -> bool:
-        """Add an event's tokens; True when this completion is done (the engine may not know it yet)."""
-        completion, detokenizer = self.completions[index], self._text[index]
+        """Add an event's tokens; True when this completion is done (the engine may not know it yet).
+
+        Raises OstroError where the engine could not go on.
+        """
+        if event.finish_reason == "error":
+            raise OstroError(event.error or "The engine could not go on with this request.")
+        completion, reader = self.completions[index], self._readers[index]
         self._cached = max(self._cached, event.cached_tokens)
+        self._prompt_logprobs = event.prompt_logprobs or self._prompt_logprobs
         consumed = len(event.token_ids)
         stopped = False
-        if detokenizer is not None and event.token_ids:
-            piece = detokenizer.push(event.token_ids)
-            completion.text += piece.text
-            consumed, stopped = piece.consumed, piece.stopped
+        if reader is not None:
+            parsed = reader.push(event.token_ids)
+            _add_parts(completion, parsed.parts)
+            consumed, stopped = parsed.consumed, parsed.stopped
         completion.token_ids += event.token_ids[:consumed]
         if completion.logprobs is not None and event.logprobs is not None:
             completion.logprobs += event.logprobs[:consumed]
@@ -216,8 +320,10 @@ class _Job:
             completion.finish_reason = "stop"
         elif event.finish_reason is not None:
             completion.finish_reason = event.finish_reason
-            if detokenizer is not None:
-                completion.text += detokenizer.finish()
+            if reader is not None:
+                _add_parts(completion, reader.finish())
+        if completion.finish_reason == "stop" and completion.tool_calls:
+            completion.finish_reason = "tool_calls"
         return bool(completion.finish_reason)
 
     def output(self) -> RequestOutput:
@@ -226,7 +332,20 @@ class _Job:
             completion_tokens=sum(len(completion.token_ids) for completion in self.completions),
             cached_tokens=self._cached,
         )
-        return RequestOutput(self.prompt, self.completions, usage)
+        return RequestOutput(self.prompt, self.completions, usage, self._prompt_logprobs)
+
+
+def _add_parts(completion: Completion, parts: Sequence[Part]) -> None:
+    for part in parts:
+        match part:
+            case Text(text):
+                completion.text += text
+            case Reasoning(text):
+                completion.reasoning += text
+            case CallStart(_, call_id, name):
+                completion.tool_calls.append(ToolCall(call_id, name))
+            case CallArguments(index, text):
+                completion.tool_calls[index].arguments += text
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

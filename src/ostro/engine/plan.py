@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from ostro.core.request import TokenLogprobs
@@ -9,7 +11,10 @@ from ostro.core.sampling import SamplingParams
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """A sequence enters a slot: how to sample it, and its tokens so far (for penalties)."""
+    """A sequence enters a slot: how to sample it, and its tokens so far (for penalties).
+
+    pooling: nothing is sampled; the prompt becomes one vector.
+    """
 
     slot: int
     params: SamplingParams
@@ -17,6 +22,7 @@ class Admission(msgspec.Struct, frozen=True):
     stop_token_ids: list[int]
     tokens: list[int]
     num_prompt: int
+    pooling: Literal["last", "mean"] | None = None
 
 
 class PlanRow(msgspec.Struct, frozen=True):
@@ -49,9 +55,12 @@ class RowResult(msgspec.Struct):
     """Tokens sampled for one row: accepted drafts and one more. Empty where nothing was sampled.
 
     complete: the answer's grammar allows nothing more. error: why the answer cannot go on.
+    prompt_logprobs, embedding: what was read off the prompt, with the row that completes it.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
     complete: bool = False
     error: str = ""
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    embedding: bytes | None = None

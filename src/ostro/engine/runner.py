@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import llguidance
@@ -16,6 +16,7 @@ from ostro.engine.constraints import Grammars, MaskMaker, MaskRow, follow, forbi
 from ostro.engine.kv_cache import KVCache
 from ostro.engine.paged_context import Chunk, PagedContext
 from ostro.engine.plan import Admission, BatchPlan, PlanRow, RowResult
+from ostro.engine.reading import Pooled, PromptScores
 from ostro.engine.sampler import SampleRow, sample
 from ostro.models.layers.decoder import Decoder
 
@@ -33,6 +34,8 @@ class _Slot:
     history: list[int]
     num_prompt: int
     matcher: llguidance.LLMatcher | None = None
+    scores: PromptScores | None = None
+    pooled: Pooled | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,16 @@ class Masks:
 
 @dataclass(frozen=True)
 class StepHandle:
-    """A step that was launched: its sampled rows' logits are on the way, and their masks."""
+    """A step that was launched: its sampled rows' logits are on the way, and their masks.
+
+    embeddings: vectors of prompts that this step completes, by slot.
+    """
 
     plan: BatchPlan
     logits_RV: torch.Tensor | None
     rows: list[SampleRow]
     masks: Masks | None = None
+    embeddings: dict[int, bytes] = field(default_factory=dict)
 
 
 class Runner:
@@ -91,16 +98,17 @@ class Runner:
         masks = self._start_masks(plan)
         with torch.inference_mode():
             hidden_TD = self._forward(plan)
+            embeddings = self._read_prompts(plan, hidden_TD)
             if not sampled:
-                return StepHandle(plan, None, rows)
+                return StepHandle(plan, None, rows, embeddings=embeddings)
             if len(sampled) != hidden_TD.shape[0]:
                 hidden_TD = hidden_TD[torch.tensor(sampled, device=self.device)]
-            return StepHandle(plan, self.model.logits(hidden_TD), rows, masks)
+            return StepHandle(plan, self.model.logits(hidden_TD), rows, masks, embeddings)
 
     def collect(self, handle: StepHandle) -> list[RowResult]:
         """One result a plan row."""
         if handle.logits_RV is None:
-            return [RowResult([]) for _ in handle.plan.rows]
+            return [RowResult([], embedding=handle.embeddings.get(row.slot)) for row in handle.plan.rows]
         with torch.inference_mode():
             masks = handle.masks
             mask = None if masks is None else partial(forbid, rows=masks.rows, forbidden_MV=masks.forbidden_MV.result())
@@ -108,7 +116,9 @@ class Runner:
         results: list[RowResult] = []
         at = 0
         for row in handle.plan.rows:
-            results.append(self._accept(row, tokens[at : at + row.sample], logprobs, at))
+            result = self._accept(row, tokens[at : at + row.sample], logprobs, at)
+            result.embedding = handle.embeddings.get(row.slot)
+            results.append(result)
             at += row.sample
         return results
 
@@ -130,7 +140,26 @@ class Runner:
             complete = slot.matcher.is_stopped()
         slot.history += tokens
         wanted = logprobs is not None and slot.params.logprobs is not None
-        return RowResult(tokens, logprobs[at : at + len(tokens)] if wanted and logprobs else None, complete)
+        result = RowResult(tokens, logprobs[at : at + len(tokens)] if wanted and logprobs else None, complete)
+        if slot.scores is not None:
+            result.prompt_logprobs, slot.scores = slot.scores.entries(), None
+        return result
+
+    def _read_prompts(self, plan: BatchPlan, hidden_TD: torch.Tensor) -> dict[int, bytes]:
+        """Let whoever wants more of a prompt than its next token read its rows."""
+        embeddings: dict[int, bytes] = {}
+        at = 0
+        for row in plan.rows:
+            slot = self._slots[row.slot]
+            rows_TD = hidden_TD[at : at + len(row.token_ids)]
+            at += len(row.token_ids)
+            if slot.scores is not None and not slot.scores.complete:
+                slot.scores.take(rows_TD, row.start, self.model.logits)
+            if slot.pooled is not None:
+                vector = slot.pooled.take(rows_TD, row.start)
+                if vector is not None:
+                    embeddings[row.slot] = vector
+        return embeddings
 
     def _start_masks(self, plan: BatchPlan) -> Masks | None:
         rows: list[MaskRow] = []
@@ -152,6 +181,9 @@ class Runner:
             matcher = self._grammars.matcher(admission.params.constraint)
             # A sequence that gave way and comes back has an answer already.
             follow(matcher, admission.tokens[admission.num_prompt :])
+        params, prompt = admission.params, admission.tokens[: admission.num_prompt]
+        scores = None if params.prompt_logprobs is None else PromptScores(prompt, params.prompt_logprobs)
+        pooled = None if admission.pooling is None else Pooled(admission.pooling, admission.num_prompt)
         self._slots[admission.slot] = _Slot(
             admission.params,
             admission.seed,
@@ -159,6 +191,8 @@ class Runner:
             list(admission.tokens),
             admission.num_prompt,
             matcher,
+            scores,
+            pooled,
         )
 
     def _lay_out(self, plan: BatchPlan) -> tuple[list[int], list[SampleRow]]:

@@ -146,12 +146,13 @@ class Scheduler:
             sequence.request.stop_token_ids,
             list(sequence.tokens),
             sequence.num_prompt,
+            sequence.request.pooling,
         )
 
     def _row(self, sequence: Sequence, count: int, drafts: list[int]) -> PlanRow:
         assert sequence.slot is not None
         start = sequence.computed
-        last = start + count == len(sequence.tokens)
+        last = start + count == len(sequence.tokens) and sequence.request.pooling is None
         sequence.drafts = drafts
         return PlanRow(
             sequence.slot,

@@ -59,6 +59,11 @@ class Sequence:
         return len(self.tokens) - self.num_prompt
 
     @property
+    def reads_whole_prompt(self) -> bool:
+        """Whether every prompt token's hidden state is wanted, so that none may come from the prefix cache."""
+        return self.request.pooling == "mean" or self.request.params.prompt_logprobs is not None
+
+    @property
     def decoding(self) -> bool:
         """Whether all but its newest token are in the cache."""
         return self.computed == len(self.tokens) - 1 and self.num_output > 0

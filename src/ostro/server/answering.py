@@ -16,10 +16,10 @@ from ostro.core.expand import expand
 from ostro.core.request import TokenLogprobs, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.server.context import ServerContext
-from ostro.server.generation import AnswerReader, Generation, Piece, PlainText, TokensOnly
+from ostro.server.generation import AnswerReader, Generation, Piece, TokensOnly
 from ostro.server.models import ServedModel
 from ostro.tokenizer.answers import CallArguments, CallStart, Reasoning, Text
-from ostro.tokenizer.detokenizer import Detokenizer
+from ostro.tokenizer.parser import PlainParser
 from ostro.web.disconnect import while_connected
 from ostro.web.errors import error_body
 from ostro.web.sse import DONE, EventStreamResponse, sse_data
@@ -103,7 +103,7 @@ def plain_reader(model: ServedModel, params: SamplingParams) -> Callable[[], Ans
     tokenizer = model.tokenizer
     if tokenizer is None:
         return TokensOnly
-    return lambda: PlainText(Detokenizer(tokenizer, params.stop, continuation=True))
+    return lambda: PlainParser(tokenizer, stop=params.stop, min_tokens=params.min_tokens)
 
 
 async def answer(

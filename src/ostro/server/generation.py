@@ -14,7 +14,6 @@ from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, Usage
 from ostro.observability.metrics import ServerMetrics
 from ostro.server.models import ServedModel
 from ostro.tokenizer.answers import CallStart, Parsed, Part, Text
-from ostro.tokenizer.detokenizer import Detokenizer
 
 
 @dataclass(frozen=True)
@@ -40,30 +39,15 @@ class Piece:
 class AnswerReader(Protocol):
     """Understands the tokens of one answer as they come."""
 
-    def push(self, token_ids: Sequence[int], /) -> Parsed: ...
+    def push(self, token_ids: Sequence[int]) -> Parsed: ...
 
     def finish(self) -> list[Part]: ...
-
-
-class PlainText:
-    """Reads a completion: all of it is text."""
-
-    def __init__(self, text: Detokenizer) -> None:
-        self._text = text
-
-    def push(self, token_ids: Sequence[int], /) -> Parsed:
-        text, stopped, consumed = self._text.push(token_ids)
-        return Parsed([Text(text)] if text else [], stopped, consumed, 0)
-
-    def finish(self) -> list[Part]:
-        text = self._text.finish()
-        return [Text(text)] if text else []
 
 
 class TokensOnly:
     """Reads the answer of a model without a tokenizer: its tokens are all there is to show."""
 
-    def push(self, token_ids: Sequence[int], /) -> Parsed:
+    def push(self, token_ids: Sequence[int]) -> Parsed:
         return Parsed([], False, len(token_ids), 0)
 
     def finish(self) -> list[Part]:

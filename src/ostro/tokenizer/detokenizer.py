@@ -29,15 +29,19 @@ class Detokenizer:
     first. A push costs O(new tokens), whatever came before. Control tokens are no text.
 
     stop: strings that end the text and are not part of it; each has at least one character (ValueError).
+    min_tokens: a stop string does not count while it comes with the first so many tokens.
     continuation: the text goes on from the prompt's (a completion, a continued message), so that a SentencePiece
     space at its beginning is kept; without it the text begins anew, as a chat answer does.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, continuation: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, min_tokens: int = 0, continuation: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopFinder(stop) if stop else None
         self._begun = continuation
+        self._unwatched = min_tokens
 
     def push(self, token_ids: Sequence[int]) -> Piece:
         """Add ids in order. After a stop nothing is taken any more."""
@@ -48,7 +52,12 @@ class Detokenizer:
         for token_id in token_ids:
             if self._stops.stopped:
                 break
-            texts.append(self._stops.feed(self._decode((token_id,))))
+            text = self._decode((token_id,))
+            if self._unwatched:
+                self._unwatched -= 1
+            else:
+                text = self._stops.feed(text)
+            texts.append(text)
             consumed += 1
         return Piece("".join(texts), self._stops.stopped, consumed)
 

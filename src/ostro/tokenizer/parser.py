@@ -13,6 +13,7 @@ from ostro.core.ids import new_tool_call_id
 from ostro.tokenizer.answers import CallArguments, CallStart, Parsed, Part, Reasoning, Text
 from ostro.tokenizer.base import Tokenizer
 from ostro.tokenizer.calls import CallReader
+from ostro.tokenizer.detokenizer import Detokenizer
 from ostro.tokenizer.stops import StopFinder
 from ostro.tokenizer.thinking import WrittenThought
 
@@ -126,6 +127,23 @@ class AnswerParser:
     def _flush_character(self) -> None:
         if rest := self._decoder.decode(b"", final=True):
             self._take(rest)
+
+
+class PlainParser:
+    """The same face for a completion: all of it is text."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), min_tokens: int = 0, continuation: bool = True
+    ) -> None:
+        self._text = Detokenizer(tokenizer, stop, min_tokens=min_tokens, continuation=continuation)
+
+    def push(self, token_ids: Sequence[int]) -> Parsed:
+        text, stopped, consumed = self._text.push(token_ids)
+        return Parsed([Text(text)] if text else [], stopped, consumed, 0)
+
+    def finish(self) -> list[Part]:
+        text = self._text.finish()
+        return [Text(text)] if text else []
 
 
 class _Parts:
