@@ -335,3 +335,22 @@ def test_the_server_answers_at_once_while_a_large_file_is_checked() -> None:
             asking.join()
         assert error["code"] == "too_many_requests"
         assert sorted(waits)[len(waits) // 2] < 0.5
+
+
+def test_a_job_whose_input_is_lost_fails_and_keeps_what_was_done(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    with running_node(store=str(store)) as node:
+        job = start(node, [QUICK, token_line("stuck", STUCK)], endpoint=COMPLETIONS)
+        until(lambda: look(node, job)["completed_requests"] == 1)
+        node.process.kill()
+        node.process.wait()
+    (spooled,) = (tmp_path / "store.db.files" / "jobs" / job["id"]).iterdir()
+    spooled.unlink()
+    spooled.write_bytes(b"nonsense\n")
+    with running_node(store=str(store)) as node:
+        done = ended(node, job)
+        assert (done["status"], done["succeeded_requests"]) == ("FAILED", 1)
+        assert "log" in done["errors"][0]["message"]
+        assert len(lines_of(node, done["output_file"])) == 1
+        openai = node.http.get(f"/v1/batches/{job['id']}").json()
+        assert (openai["status"], openai["errors"]["data"][0]["code"]) == ("failed", "batch_failed")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from ostro.core.errors import ConfigError, OstroError, StorageError
@@ -116,7 +116,7 @@ class Database:
                 # Options are given before the transaction begins: its first statement depends on them.
                 with self._engine.connect().execution_options(**{_WRITES: writes}) as connection, connection.begin():
                     yield connection
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
                 raise StorageError(_words(error)) from error
 
 
@@ -182,8 +182,8 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _words(error: DBAPIError) -> str:
-    said = str(error.orig)
+def _words(error: SQLAlchemyError) -> str:
+    said = str(error.orig if isinstance(error, DBAPIError) else error)
     if "locked" in said or "busy" in said:
         return f"The store was held by another process for over {_BUSY_S:g} s. Try again."
     if "full" in said:

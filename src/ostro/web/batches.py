@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -109,3 +109,147 @@ class FilesPage(BaseModel):
     source: list[str] = []
     mimetypes: list[str] = []
     search: str | None = None
+
+
+class FileObject(TypedDict):
+    """A file, in OpenAI's and Mistral's fields in one. Times in seconds since the epoch; signature is the SHA-256."""
+
+    id: str
+    object: str
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: str
+    status_details: str | None
+    sample_type: str
+    source: str
+    num_lines: int | None
+    mimetype: str | None
+    signature: str
+
+
+class RetrievedFile(FileObject):
+    """One file by its id; `deleted` is Mistral's, and files that are gone are 404."""
+
+    deleted: bool
+
+
+class FileList(TypedDict):
+    object: str
+    data: list[FileObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+    total: NotRequired[int]
+
+
+class Deleted(TypedDict):
+    id: str
+    object: str
+    deleted: bool
+
+
+class JobError(TypedDict):
+    message: str
+    count: int
+
+
+class BatchJobObject(TypedDict):
+    """A job, as Mistral has it. outputs: the lines of its output file, where they were asked for."""
+
+    id: str
+    object: str
+    input_files: list[str]
+    endpoint: str
+    model: str | None
+    agent_id: str | None
+    metadata: dict[str, Any] | None
+    errors: list[JobError]
+    status: MistralStatus
+    created_at: int
+    started_at: int | None
+    completed_at: int | None
+    total_requests: int
+    completed_requests: int
+    succeeded_requests: int
+    failed_requests: int
+    output_file: str | None
+    error_file: str | None
+    outputs: list[dict[str, Any]] | None
+
+
+class BatchJobList(TypedDict):
+    object: str
+    data: list[BatchJobObject]
+    total: int
+
+
+class BatchError(TypedDict):
+    code: str
+    message: str
+    line: int | None
+    param: str | None
+
+
+class BatchErrors(TypedDict):
+    object: str
+    data: list[BatchError]
+
+
+class RequestCounts(TypedDict):
+    total: int
+    completed: int
+    failed: int
+
+
+class InputTokens(TypedDict):
+    cached_tokens: int
+
+
+class OutputTokens(TypedDict):
+    reasoning_tokens: int
+
+
+class BatchUsage(TypedDict):
+    input_tokens: int
+    input_tokens_details: InputTokens
+    output_tokens: int
+    output_tokens_details: OutputTokens
+    total_tokens: int
+
+
+class BatchObject(TypedDict):
+    """A job, as OpenAI has it."""
+
+    id: str
+    object: str
+    endpoint: str
+    model: str | None
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    cancelling_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelled_at: int | None
+    request_counts: RequestCounts
+    usage: BatchUsage
+    metadata: dict[str, Any] | None
+
+
+class BatchList(TypedDict):
+    object: str
+    data: list[BatchObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None

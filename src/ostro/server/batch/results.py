@@ -15,10 +15,7 @@ from ostro.storage.jobs import Job, JobStore, Line, Status
 
 _PAGE = 500
 
-_UNDONE = {
-    "expired": ("batch_expired", "The job's time was over before this request was done."),
-    "failed": ("batch_failed", "The job failed before this request was done."),
-}
+_EXPIRED = ("batch_expired", "The job's time was over before this request was done.")
 
 
 class _Response(msgspec.Struct):
@@ -127,7 +124,7 @@ def _write(jobs: JobStore, spool: Spool, job: Job, status: Status, output: FileW
             done.add(line.number)
             (output if line.succeeded else errors).write(line.text.encode() + b"\n")
         page = jobs.lines_now(job.id, page[-1].number, _PAGE)
-    if status in _UNDONE:
+    if status == "expired":
         for number, request in enumerate(read_requests(spool.paths(job.id))):
             if number not in done:
-                errors.write(refused_line(number, request, *_UNDONE[status]).text.encode() + b"\n")
+                errors.write(refused_line(number, request, *_EXPIRED).text.encode() + b"\n")

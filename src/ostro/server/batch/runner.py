@@ -130,9 +130,11 @@ class BatchRunner:
                 working.result()
                 return "succeeded", None
             return ("cancelled" if asked in done else "expired"), None
-        except OSError as error:
+        except (LeaseLostError, StorageError):
+            raise
+        except Exception:  # whatever it is, whoever claims the job next would meet it again, for ever
             log.exception("the batch job %s failed", job.id)
-            return "failed", f"The job's input could not be read: {error.strerror or error}."
+            return "failed", "The server failed on this job. Its log says why."
         finally:
             await _ended(working, asked)
 

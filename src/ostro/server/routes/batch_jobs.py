@@ -14,9 +14,9 @@ from ostro.server.context import ServerContext, context_of
 from ostro.server.stored_files import find_file
 from ostro.storage.files import FileStore
 from ostro.storage.jobs import Job, JobQuery, Status
-from ostro.web.batches import CreateBatchJob, JobsPage, MistralStatus
+from ostro.web.batches import BatchJobList, BatchJobObject, CreateBatchJob, Deleted, JobsPage, MistralStatus
 from ostro.web.body import read_json
-from ostro.web.openapi import takes
+from ostro.web.openapi import gives, takes
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_INLINE_BYTES = 32 * 1024 * 1024
@@ -36,8 +36,8 @@ router = APIRouter(prefix="/v1/batch/jobs", tags=["batches"])
 Context = Annotated[ServerContext, Depends(context_of)]
 
 
-@router.post("", openapi_extra=takes(CreateBatchJob))
-async def create(request: Request) -> dict[str, Any]:
+@router.post("", openapi_extra=takes(CreateBatchJob), responses=gives(BatchJobObject))
+async def create(request: Request) -> Any:
     body = await read_json(request, CreateBatchJob)
     if body.agent_id is not None:
         raise InvalidRequestError("There are no agents here. Name a model.", param="agent_id")
@@ -54,8 +54,8 @@ async def create(request: Request) -> dict[str, Any]:
     return describe(job)
 
 
-@router.get("")
-async def list_jobs(context: Context, query: Annotated[JobsPage, Query()]) -> dict[str, Any]:
+@router.get("", responses=gives(BatchJobList))
+async def list_jobs(context: Context, query: Annotated[JobsPage, Query()]) -> Any:
     if query.agent_id is not None:
         return {"object": "list", "data": [], "total": 0}
     wanted = JobQuery(
@@ -71,20 +71,20 @@ async def list_jobs(context: Context, query: Annotated[JobsPage, Query()]) -> di
     return {"object": "list", "data": [describe(job) for job in jobs], "total": total}
 
 
-@router.get("/{job_id}")
-async def one_job(job_id: str, context: Context, inline: bool | None = None) -> dict[str, Any]:
+@router.get("/{job_id}", responses=gives(BatchJobObject))
+async def one_job(job_id: str, context: Context, inline: bool | None = None) -> Any:
     job = await find_job(context, job_id)
     outputs = await _outputs(context, job) if inline and job.output_file is not None else None
     return {**describe(job), "outputs": outputs}
 
 
-@router.post("/{job_id}/cancel")
-async def cancel(job_id: str, context: Context) -> dict[str, Any]:
+@router.post("/{job_id}/cancel", responses=gives(BatchJobObject))
+async def cancel(job_id: str, context: Context) -> Any:
     return describe(await cancel_job(context, job_id))
 
 
-@router.delete("/{job_id}")
-async def delete(job_id: str, context: Context) -> dict[str, Any]:
+@router.delete("/{job_id}", responses=gives(Deleted))
+async def delete(job_id: str, context: Context) -> Any:
     job = await find_job(context, job_id)
     if not job.finished:
         raise InvalidRequestError(f"The job '{job.id}' is not over. Cancel it first.", param="job_id")
@@ -92,7 +92,7 @@ async def delete(job_id: str, context: Context) -> dict[str, Any]:
     return {"id": job.id, "object": "batch", "deleted": True}
 
 
-def describe(job: Job) -> dict[str, Any]:
+def describe(job: Job) -> BatchJobObject:
     return {
         "id": job.id,
         "object": "batch",

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from ostro.server.batch.making import JobSource, cancel_job, find_job, make_job
 from ostro.server.context import ServerContext, context_of
 from ostro.storage.jobs import Job, JobQuery, Status
-from ostro.web.batches import BatchesPage, CreateBatch
+from ostro.web.batches import BatchError, BatchesPage, BatchList, BatchObject, CreateBatch
 from ostro.web.body import read_json
-from ostro.web.openapi import takes
+from ostro.web.openapi import gives, takes
 
 _STATUSES: dict[Status, str] = {
     "queued": "validating",
@@ -22,20 +22,13 @@ _STATUSES: dict[Status, str] = {
     "expired": "expired",
     "cancelled": "cancelled",
 }
-_ENDED_AT: dict[Status, str] = {
-    "succeeded": "completed_at",
-    "failed": "failed_at",
-    "expired": "expired_at",
-    "cancelled": "cancelled_at",
-}
-
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 Context = Annotated[ServerContext, Depends(context_of)]
 
 
-@router.post("", openapi_extra=takes(CreateBatch))
-async def create(request: Request) -> dict[str, Any]:
+@router.post("", openapi_extra=takes(CreateBatch), responses=gives(BatchObject))
+async def create(request: Request) -> Any:
     body = await read_json(request, CreateBatch)
     source = JobSource(
         face="openai", endpoint=body.endpoint, file_ids=[body.input_file_id], requests=[], param="input_file_id"
@@ -51,8 +44,8 @@ async def create(request: Request) -> dict[str, Any]:
     return describe(job)
 
 
-@router.get("")
-async def list_batches(context: Context, query: Annotated[BatchesPage, Query()]) -> dict[str, Any]:
+@router.get("", responses=gives(BatchList))
+async def list_batches(context: Context, query: Annotated[BatchesPage, Query()]) -> Any:
     wanted = JobQuery(after=query.after, limit=query.limit + 1)  # one more tells whether there are more
     jobs, _ = await context.batches.jobs.page(wanted)
     shown = [describe(job) for job in jobs[: query.limit]]
@@ -60,21 +53,18 @@ async def list_batches(context: Context, query: Annotated[BatchesPage, Query()])
     return {"object": "list", "data": shown, "has_more": len(jobs) > query.limit, **ids}
 
 
-@router.get("/{batch_id}")
-async def one_batch(batch_id: str, context: Context) -> dict[str, Any]:
+@router.get("/{batch_id}", responses=gives(BatchObject))
+async def one_batch(batch_id: str, context: Context) -> Any:
     return describe(await find_job(context, batch_id))
 
 
-@router.post("/{batch_id}/cancel")
-async def cancel(batch_id: str, context: Context) -> dict[str, Any]:
+@router.post("/{batch_id}/cancel", responses=gives(BatchObject))
+async def cancel(batch_id: str, context: Context) -> Any:
     return describe(await cancel_job(context, batch_id))
 
 
-def describe(job: Job) -> dict[str, Any]:
-    ended = dict.fromkeys(_ENDED_AT.values())
-    if job.finished_at is not None:
-        ended[_ENDED_AT[job.status]] = int(job.finished_at)
-    error = {"code": "batch_failed", "message": job.error, "line": None, "param": None}
+def describe(job: Job) -> BatchObject:
+    error: BatchError = {"code": "batch_failed", "message": job.error or "", "line": None, "param": None}
     return {
         "id": job.id,
         "object": "batch",
@@ -87,11 +77,14 @@ def describe(job: Job) -> dict[str, Any]:
         "output_file_id": job.output_file,
         "error_file_id": job.error_file,
         "created_at": int(job.created_at),
-        "in_progress_at": None if job.started_at is None else int(job.started_at),
+        "in_progress_at": _whole(job.started_at),
         "expires_at": int(job.deadline),
         "finalizing_at": None,
-        "cancelling_at": None if job.cancelling_at is None else int(job.cancelling_at),
-        **ended,
+        "cancelling_at": _whole(job.cancelling_at),
+        "completed_at": _whole(job.finished_at, job.status == "succeeded"),
+        "failed_at": _whole(job.finished_at, job.status == "failed"),
+        "expired_at": _whole(job.finished_at, job.status == "expired"),
+        "cancelled_at": _whole(job.finished_at, job.status == "cancelled"),
         "request_counts": {"total": job.total, "completed": job.succeeded, "failed": job.failed},
         "usage": {
             "input_tokens": job.input_tokens,
@@ -102,3 +95,8 @@ def describe(job: Job) -> dict[str, Any]:
         },
         "metadata": job.metadata,
     }
+
+
+def _whole(when: float | None, is_so: bool = True) -> int | None:
+    """A time in whole seconds, where it is one of this kind."""
+    return int(when) if when is not None and is_so else None

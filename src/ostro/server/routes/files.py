@@ -13,7 +13,7 @@ from ostro.core.errors import InvalidRequestError, OstroError
 from ostro.server.context import ServerContext, context_of
 from ostro.server.stored_files import FileNotFoundHereError, find_file
 from ostro.storage.files import FileQuery, FileRecord, FileStore
-from ostro.web.batches import FilesPage
+from ostro.web.batches import Deleted, FileList, FileObject, FilesPage, RetrievedFile
 from ostro.web.openapi import gives
 from ostro.web.upload import Form, read_upload
 
@@ -49,8 +49,8 @@ class ForbiddenOriginError(OstroError):
     code = "forbidden_origin"
 
 
-@router.post("", openapi_extra=_BODY)
-async def upload(request: Request, context: Context) -> dict[str, Any]:
+@router.post("", openapi_extra=_BODY, responses=gives(FileObject))
+async def upload(request: Request, context: Context) -> Any:
     _refuse_foreign_pages(request)
     store = FileStore(context.database)
     off_loop = context.database.off_loop
@@ -63,8 +63,8 @@ async def upload(request: Request, context: Context) -> dict[str, Any]:
     return describe(record)
 
 
-@router.get("")
-async def list_files(context: Context, query: Annotated[FilesPage, Query()]) -> dict[str, Any]:
+@router.get("", responses=gives(FileList))
+async def list_files(context: Context, query: Annotated[FilesPage, Query()]) -> Any:
     by_page = query.page is not None
     limit = query.page_size if by_page else query.limit
     wanted = FileQuery(
@@ -85,8 +85,8 @@ async def list_files(context: Context, query: Annotated[FilesPage, Query()]) -> 
     return {"object": "list", "data": shown, "has_more": len(records) > limit, **ids, **total_if_wanted}
 
 
-@router.get("/{file_id}")
-async def one_file(file_id: str, context: Context) -> dict[str, Any]:
+@router.get("/{file_id}", responses=gives(RetrievedFile))
+async def one_file(file_id: str, context: Context) -> Any:
     return {**describe(await find_file(context, file_id)), "deleted": False}
 
 
@@ -102,21 +102,21 @@ async def content(file_id: str, context: Context) -> Response:
 
 
 @router.get("/{file_id}/url")
-async def signed_url(file_id: str, context: Context) -> dict[str, Any]:
+async def signed_url(file_id: str, context: Context) -> None:
     await find_file(context, file_id)
     raise FileNotFoundHereError(
         f"This server signs no URLs. Download /v1/files/{file_id}/content with your API key.", code="not_supported"
     )
 
 
-@router.delete("/{file_id}")
-async def delete(file_id: str, context: Context) -> dict[str, Any]:
+@router.delete("/{file_id}", responses=gives(Deleted))
+async def delete(file_id: str, context: Context) -> Any:
     record = await find_file(context, file_id)
     await FileStore(context.database).delete(record)
     return {"id": record.id, "object": "file", "deleted": True}
 
 
-def describe(record: FileRecord) -> dict[str, Any]:
+def describe(record: FileRecord) -> FileObject:
     """OpenAI's and Mistral's fields in one."""
     return {
         "id": record.id,
