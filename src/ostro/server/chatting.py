@@ -72,7 +72,7 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
     if spec.continue_final:
         options["continue_final"] = True
     prompt = await model.encode_chat(messages, **options)
-    params = await _constrained(context, model, spec)
+    params = await _constrained(context, model, spec, prompt)
     return submit(
         context,
         model,
@@ -94,11 +94,16 @@ async def constrained(
     return params if constraint is None else await _checked(context, params, constraint, param)
 
 
-async def _constrained(context: ServerContext, model: ServedModel, spec: ChatSpec) -> SamplingParams:
+async def _constrained(
+    context: ServerContext, model: ServedModel, spec: ChatSpec, prompt: Sequence[int]
+) -> SamplingParams:
     """The sampling parameters with what the answer's form allows."""
     tokenizer = model.tokenizer
     assert tokenizer is not None, "its template was needed already"
-    constraint = chat_constraint(tokenizer, tools=spec.tools, policy=spec.policy, response=spec.response)
+    # Vocabularies have the markers even where the model was never taught to think; under a constraint such a model
+    # would as soon think for ever as begin its call. One that was is told to, by its system prompt or by the effort.
+    thinks = spec.reasoning_effort not in (None, "none") or tokenizer.special_id("[THINK]") in prompt
+    constraint = chat_constraint(tokenizer, tools=spec.tools, policy=spec.policy, response=spec.response, thinks=thinks)
     if constraint is not None:
         param = "tools" if spec.response.kind == "text" else spec.response_param
         return await _checked(context, spec.params, constraint, param)

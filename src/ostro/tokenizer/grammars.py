@@ -25,13 +25,14 @@ def chat_constraint(
     tools: Sequence[Mapping[str, Any]],
     policy: ToolPolicy,
     response: ResponseFormat,
+    thinks: bool = True,
 ) -> str | None:
     """What the tokens of an answer must match; None where they are free.
 
     Forced calls (policy "required") always have arguments that are valid against their tool's `parameters`; keywords
     that cannot be enforced are passed over unless the tool is `strict`. With "auto" an answer is constrained where a
     tool is strict, where only some tools or one call are allowed, or where the text has a format: it is then that text
-    or calls. A model whose vocabulary has markers for it may think first.
+    or calls. With `thinks`, a model whose vocabulary has markers for it may think first.
     Raises InvalidRequestError naming the field.
     """
     functions = read_tools(tools)
@@ -40,7 +41,7 @@ def chat_constraint(
     choosy = bool(policy.names) or not policy.parallel or any(function.strict for function in functions)
     if free and (not calls or (policy.mode == "auto" and not choosy)):
         return None
-    rules = _Rules(tokenizer)
+    rules = _Rules(tokenizer, thinks)
     if calls:
         rules.calls([f for f in functions if not policy.names or f.name in policy.names], policy)
     if policy.mode == "auto" and calls:
@@ -55,14 +56,15 @@ def chat_constraint(
 class _Rules:
     """Collects the rules of one grammar."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, thinks: bool) -> None:
         self._tokenizer = tokenizer
+        self._thinks = thinks
         self._rules: list[str] = []
         self._grammars: list[dict[str, Any]] = []
 
     def written(self, body: str) -> str:
         begin, end = self._tokenizer.special_id("[THINK]"), self._tokenizer.special_id("[/THINK]")
-        thinks = begin is not None and end is not None
+        thinks = self._thinks and begin is not None and end is not None
         lines = [f"start: {'think? ' if thinks else ''}( {body} )"]
         if thinks:
             lines.append(f"think: <[{begin}]> TEXT? <[{end}]>")
