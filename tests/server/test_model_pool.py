@@ -189,6 +189,28 @@ def test_who_waits_is_served_in_order_of_arrival() -> None:
         assert finished == ["c", "a", "b"]
 
 
+def test_a_model_that_retires_is_not_spared_because_it_was_just_used() -> None:
+    with running_node(models=_models("a", "b", "c"), pool={"budget": FITS_TWO}) as node:
+        _complete(node, "b")
+        with (
+            node.streaming("/v1/completions", prompt=[SLOW, 65], max_tokens=60, model="a") as long,
+            node.streaming("/v1/completions", prompt=[SLOW, 65], max_tokens=20, model="a") as short,
+            node.streaming("/v1/completions", prompt=[SLOW, 65], max_tokens=60, model="b") as other,
+            _background(node, ("c", "x", 3)) as (waiting,),
+        ):
+            for stream in (long, short, other):
+                next(stream)
+            list(short)  # "a" was used last now, but it is on its way out
+            with ThreadPoolExecutor() as threads:
+                queued = threads.submit(_complete, node, "a")
+                assert _complete(node, "b").status_code == 200
+                assert not queued.done()
+                list(long)
+                assert waiting.result(60).status_code == 200
+                list(other)
+                assert queued.result(60).status_code == 200
+
+
 def test_a_small_model_does_not_overtake_a_large_one() -> None:
     """It would fit at once, but the large one, which came first, would wait for it too."""
     large = {"footprint": {**ONE, "kv": 800 * MIB}}
@@ -202,7 +224,8 @@ def test_a_small_model_does_not_overtake_a_large_one() -> None:
             time.sleep(0.3)
             second = threads.submit(_complete, node, "small")
             time.sleep(0.5)
-            assert _states(node) == {"a": "ready", "large": "unloaded", "small": "unloaded"}
+            assert not second.done()
+            assert _loads(node, "small") == 0
             list(payloads)
             assert [answer.result(60).status_code for answer in (first, second)] == [200, 200]
         assert [_loads(node, name) for name in ("a", "large", "small")] == [1, 1, 1]
@@ -312,25 +335,30 @@ def test_two_busy_models_do_not_spend_their_time_on_switching() -> None:
         assert len(served) > 8 * switches  # switched at once, it would be the two that wait
 
 
-def test_who_waits_too_long_is_503_and_who_leaves_is_forgotten() -> None:
-    with running_node(
-        models=_models("a", "b"), pool={"budget": FITS_ONE, "load_timeout_s": 1.0}, heartbeat_s=0.3
-    ) as node:
+def test_who_waits_too_long_is_503_and_no_longer_waited_for() -> None:
+    pool = {"budget": FITS_ONE, "load_timeout_s": 1.0}
+    with running_node(models=_models("a", "b"), pool=pool, heartbeat_s=0.3) as node:
         with node.streaming("/v1/completions", prompt=[STUCK], max_tokens=5, model="a"):
-            until(lambda: node.metric("vllm:num_requests_running", model_name="a") == 1)
             started = time.monotonic()
             late = _complete(node, "b")
             assert late.status_code == 503
             assert late.headers["retry-after"]
             assert 0.9 < time.monotonic() - started < 8
-            # Nobody waits for "b" any more, so "a" is not retiring any more.
-            assert _complete(node, "a").status_code == 200
+            assert _complete(node, "a").status_code == 200  # it is not retiring any more
+        assert _loads(node, "b") == 0
+
+
+def test_who_leaves_while_waiting_is_not_waited_for() -> None:
+    with running_node(models=_models("a", "b"), pool={"budget": FITS_ONE}, heartbeat_s=0.3) as node:
+        with node.streaming("/v1/completions", prompt=[STUCK], max_tokens=5, model="a"):
             body = json.dumps({"model": "b", "prompt": "x"}).encode()
             head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             with socket.create_connection(("127.0.0.1", node.port)) as raw:
                 raw.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
                 time.sleep(0.3)
-            until(lambda: _complete(node, "a").status_code == 200, 0.5)
+            started = time.monotonic()
+            assert _complete(node, "a").status_code == 200
+            assert time.monotonic() - started < 10
         assert _loads(node, "b") == 0
 
 
@@ -389,6 +417,17 @@ def test_sigterm_drains_what_runs_and_ends_what_loads() -> None:
             assert done == "[DONE]"
         assert node.process.wait(20) == 0
         assert not any(psutil.pid_exists(pid) for pid in engines)
+
+
+def test_a_draining_server_is_not_ready_though_its_default_model_was_unloaded() -> None:
+    with running_node(models=_models("a", "b"), pool={"budget": FITS_ONE}, grace_s=30) as node:
+        with node.streaming("/v1/completions", prompt=[SLOW, 65], max_tokens=40, model="b") as payloads:
+            next(payloads)
+            assert node.http.get("/health/ready").status_code == 200
+            node.terminate()
+            until(lambda: node.http.get("/health/ready").status_code == 503, 1.5)
+            assert list(payloads)[-1] == "[DONE]"
+        assert node.process.wait(20) == 0
 
 
 def test_killing_the_server_ends_all_engines() -> None:

@@ -16,6 +16,7 @@ from ostro.core.request import EngineRequest, EngineStats, ModelCard
 from ostro.server.models import ModelInUseError, Models, ServedModel
 from ostro.server.pins import ReleasePins
 from ostro.server.pool import PoolOptions
+from ostro.server.slot import Slot
 
 CARD = ModelCard(
     name="m",
@@ -165,6 +166,33 @@ def test_a_cancelled_wait_leaves_nothing_behind() -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
         for name in ("a", "b"):
             await models.unload(name)  # nobody holds it
+        await models.close()
+
+    _run(scenario)
+
+
+def test_a_wait_that_is_cancelled_in_the_moment_of_its_turn_gives_the_turn_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grant = Slot.grant
+
+    async def scenario() -> None:
+        models = _models()
+
+        async def take() -> None:
+            async with models.using("a"):
+                raise AssertionError("it was cancelled before")
+
+        task = asyncio.create_task(take())
+
+        def grant_and_cancel(slot: Slot) -> None:
+            grant(slot)
+            task.cancel()
+
+        monkeypatch.setattr(Slot, "grant", grant_and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await models.unload("a")
         await models.close()
 
     _run(scenario)
