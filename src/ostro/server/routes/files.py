@@ -101,7 +101,7 @@ async def content(file_id: str, context: Context) -> Response:
     )
 
 
-@router.get("/{file_id}/url")
+@router.get("/{file_id}/url", response_class=Response)
 async def signed_url(file_id: str, context: Context) -> None:
     await find_file(context, file_id)
     raise FileNotFoundHereError(
