@@ -28,18 +28,33 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class GenerationRequest(BaseModel):
+class WireRequest(BaseModel):
+    """What the bodies of all endpoints have: unknown fields are ignored and named in the `x-ostro-ignored` header of
+    the answer."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+    model: str | None = None
+
+    # Fields that change what an answer means and cannot be honoured yet, with the values that ask for nothing.
+    REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def ignored_header(self, *more: str) -> dict[str, str]:
+        """`x-ostro-ignored` with the unknown fields that were sent, and `more`; empty where there are none."""
+        names = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        names = [name if _NAME.fullmatch(name) else "?" for name in names if name not in self.REFUSED]
+        named = sorted({*names, *more})[:_MAX_NAMED]
+        return {"x-ostro-ignored": ", ".join(named)} if named else {}
+
+
+class GenerationRequest(WireRequest):
     """The fields that chat and plain completions have in common: OpenAI's, and the usual extensions.
 
     Ranges are checked where the parameters are used (`SamplingParams`), so that every face has the same ones.
     priority: lower is served earlier. timeout: seconds after which the request ends with an error.
     random_seed: Mistral's name for seed. return_token_ids: adds `token_ids` to each choice.
-    Unknown fields are ignored and named in the `x-ostro-ignored` header of the answer.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
-
-    model: str | None = None
     max_tokens: int | None = None
     min_tokens: int = 0
     temperature: float | None = None
@@ -68,9 +83,6 @@ class GenerationRequest(BaseModel):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
 
-    # Fields that change what an answer means and cannot be honoured yet, with the values that ask for nothing.
-    REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
@@ -85,13 +97,6 @@ class GenerationRequest(BaseModel):
                     param=name,
                     code="unsupported_parameter",
                 )
-
-    def ignored_header(self, *more: str) -> dict[str, str]:
-        """`x-ostro-ignored` with the unknown fields that were sent, and `more`; empty where there are none."""
-        names = [name for name, value in (self.model_extra or {}).items() if value is not None]
-        names = [name if _NAME.fullmatch(name) else "?" for name in names if name not in self.REFUSED]
-        named = sorted({*names, *more})[:_MAX_NAMED]
-        return {"x-ostro-ignored": ", ".join(named)} if named else {}
 
     def response(self) -> ResponseFormat:
         """What the text must be, however it was asked for. Raises InvalidRequestError for more than one way."""
