@@ -146,14 +146,14 @@ def _from_gbnf(grammar: str) -> str:
 
 def _check_schema(schema: object) -> None:
     """Walk before anything writes it out: ten megabytes are refused without being copied."""
-    nodes = 0
+    nodes = 0  # each counted with its children before they are looked at, and again then
     waiting: list[tuple[object, int]] = [(schema, 1)]
     while waiting:
         value, depth = waiting.pop()
-        nodes += 1
+        nodes += 1 + (len(value) if isinstance(value, Mapping | list | tuple) else 0)
         if depth > MAX_SCHEMA_DEPTH:
             raise _refusal(f"The JSON schema is nested more than {MAX_SCHEMA_DEPTH} levels deep.")
-        if nodes > MAX_SCHEMA_NODES:
+        if nodes > 2 * MAX_SCHEMA_NODES:
             raise _refusal(f"The JSON schema has more than {MAX_SCHEMA_NODES} values.")
         if isinstance(value, Mapping):
             waiting.extend((child, depth + 1) for child in value.values())

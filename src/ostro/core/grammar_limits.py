@@ -21,3 +21,9 @@ def parser_limits() -> Any:
         max_lexer_states=50_000,
         max_grammar_size=300_000,
     )
+
+
+def one_line(message: str) -> str:
+    """A compiler's message, which draws arrows under lines, as one line for an error."""
+    line = " ".join(message.split())
+    return line if len(line) <= 300 else line[:300] + "…"

@@ -17,7 +17,7 @@ import torch
 from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmask_par_with_draft_tokens
 
 from ostro.core.errors import InvalidRequestError
-from ostro.core.grammar_limits import parser_limits
+from ostro.core.grammar_limits import one_line, parser_limits
 from ostro.tokenizer.base import Tokenizer
 
 KEPT = 256
@@ -81,9 +81,10 @@ class Grammars:
             self._tokenizer = self._make_tokenizer()
         matcher = llguidance.LLMatcher(self._tokenizer, constraint, log_level=0, limits=self._limits)
         if matcher.is_error():
-            problem = matcher.get_error().strip().partition("\n")[0][:300]
             raise InvalidRequestError(
-                f"The answer's format cannot be compiled: {problem}", param="constraint", code="invalid_grammar"
+                f"The answer's format cannot be compiled: {one_line(matcher.get_error())}",
+                param="constraint",
+                code="invalid_grammar",
             )
         self._matchers[constraint] = matcher
         while len(self._matchers) > KEPT:
@@ -172,5 +173,5 @@ def follow(matcher: llguidance.LLMatcher, tokens: Sequence[int]) -> str:
 
 
 def problem(matcher: llguidance.LLMatcher) -> str:
-    line = matcher.get_error().strip().partition("\n")[0][:200]
+    line = one_line(matcher.get_error())
     return f"The answer's format took more work than one may: {line}" if line else "The answer's format failed."

@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 from ostro.core.errors import InvalidRequestError, QueueFullError
 from ostro.core.grammar_compiler import LENGTH
+from ostro.core.grammar_limits import one_line
 
 COMPILE_S = 1.2
 WAIT_S = 0.5
@@ -98,7 +99,7 @@ class _Compiler:
         process.stdin.write(LENGTH.pack(len(body)) + body)
         await process.stdin.drain()
         (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
-        return _first_line((await process.stdout.readexactly(length)).decode("utf-8", "replace"))
+        return one_line((await process.stdout.readexactly(length)).decode("utf-8", "replace"))
 
     async def stop(self) -> None:
         process, self._process = self._process, None
@@ -111,7 +112,3 @@ class _Compiler:
         if transport is not None:
             transport.close()
 
-
-def _first_line(message: str) -> str:
-    line = message.strip().partition("\n")[0]
-    return line if len(line) <= 300 else line[:300] + "…"
