@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -177,7 +177,8 @@ async def handle_bad_parameter(request: Request, error: Exception) -> Response: 
     """For FastAPI's `exception_handlers`: what it finds wrong in a path or a query itself."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return error_response(_translate({**first, "loc": first["loc"][1:]}))  # without "query" or "path" before it
+    without_place = cast(ErrorDetails, {**first, "loc": first["loc"][1:]})  # no "query" or "path" before the name
+    return error_response(_translate(without_place))
 
 
 def _translate(first: ErrorDetails) -> InvalidRequestError:
