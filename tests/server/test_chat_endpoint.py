@@ -164,11 +164,3 @@ def test_models(node: Node) -> None:
     missing = node.http.get("/v1/models/owner/none")
     assert missing.status_code == 404
     assert "'fake'" in missing.json()["error"]["message"]
-
-
-def test_the_page_says_what_runs(node: Node) -> None:
-    page = node.http.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    assert "fake" in page.text
-    assert node.url in page.text
-    assert "http" not in page.text.replace(node.url, "")  # it loads nothing from elsewhere

@@ -52,7 +52,7 @@ def create_app(
     """The ASGI application of a node. Its lifespan starts the engines and closes them.
 
     pool: how several models share the node, the first being the default; None loads all at the start and keeps them.
-    api_keys: with any, everything but /health/live wants one of them as a bearer token.
+    api_keys: with any, everything but /health/live and the page wants one of them as a bearer token.
     loopback_only: refuse Host headers that are not a loopback name; for servers bound to one.
     cors_origins: pages of these origins may call; others' browsers refuse them.
     body_s: how long a request's body may take to come.
@@ -106,7 +106,7 @@ def create_app(
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, limit=max_body_bytes, timeout_s=body_s, uploads={files.ROUTE: max_upload_bytes})
     app.add_middleware(RateHeaders, allowance_of=known.allowance)
-    app.add_middleware(ApiKeyGate, keys=api_keys)
+    app.add_middleware(ApiKeyGate, keys=api_keys, open_paths=home.OPEN_PATHS)
     if loopback_only:
         app.add_middleware(LoopbackHosts)
     app.add_middleware(ErrorBoundary)

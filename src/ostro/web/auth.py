@@ -21,14 +21,17 @@ IN_PROCESS = object()
 
 
 class ApiKeyGate:
-    """Plain ASGI. With no keys configured everybody passes; with any, every path but OPEN_PATHS wants one.
+    """Plain ASGI. With no keys configured everybody passes; with any, every path but the open ones wants one.
+
+    open_paths: more of them beside OPEN_PATHS; for files that carry no data.
 
     Authorises on `scope["path"]`, the path that is routed on: a URL rebuilt from headers can be forged
     (CVE-2026-48710). Paths are compared as they are; one that merely looks like an open path is not open.
     """
 
-    def __init__(self, app: ASGIApp, keys: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, keys: Collection[str] = (), open_paths: Collection[str] = ()) -> None:
         self.app = app
+        self._open = OPEN_PATHS.union(open_paths)
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,7 +43,7 @@ class ApiKeyGate:
             await error_response(_refusal(scope))(scope, receive, send)
 
     def _passes(self, scope: Scope) -> bool:
-        if scope["path"] in OPEN_PATHS or scope.get(PRINCIPAL) is IN_PROCESS:
+        if scope["path"] in self._open or scope.get(PRINCIPAL) is IN_PROCESS:
             return True
         token = _token(scope)
         if token is None:

@@ -1,61 +1,91 @@
-"""`GET /`: what runs here and how to call it."""
+"""`GET /`: the playground page, and the files that it is made of under `/page/`."""
 
 from __future__ import annotations
 
-from html import escape
-from typing import Annotated
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse
-
-from ostro.server.context import ServerContext, context_of
-from ostro.server.models import ModelState, ServedModel
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
 
 router = APIRouter(include_in_schema=False)
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ostro</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }} td, th {{ text-align: left; padding: .2rem 1.2rem .2rem 0; }}
-pre {{ background: #f3f3f0; padding: 1rem; overflow-x: auto; }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #16181a; color: #ddd; }} pre {{ background: #222; }} }}
-</style>
-<h1>Ostro</h1>
-<p>This server answers OpenAI's and Mistral's APIs under <code>/v1</code>.</p>
-<table><tr><th>model</th><th>state</th><th>context</th><th>parameters</th><th>runs on</th></tr>
-{rows}</table>
-<h2>Call it</h2>
-<pre>curl {url}/v1/chat/completions \\
-  -H 'Content-Type: application/json' \\
-  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Where is my card?"}}]}}'</pre>
-<pre>from ostro import Client
-print(Client(endpoint="{url}").infer(inputs={{"text": "Where is my card?"}}).text)</pre>
-<p><a href="/v1/models">/v1/models</a> · <a href="/health/ready">/health/ready</a> ·
-<a href="/metrics">/metrics</a> · <a href="/openapi.json">/openapi.json</a></p>
-</html>
-"""
+FOLDER = Path(__file__).resolve().parent.parent / "page"
 
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 
-@router.get("/", response_class=HTMLResponse)
-async def home(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> HTMLResponse:
-    models = list(context.models.served.values())
-    page = _PAGE.format(
-        rows="".join(_row(model, context.models.state(model)) for model in models),
-        url=escape(str(request.base_url).rstrip("/")),
-        model=escape(models[0].name),
+# Nothing from elsewhere, nothing inline, no markup made of strings: what a model says stays text.
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
     )
-    # The page needs nothing from elsewhere and runs no script.
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return HTMLResponse(page, headers={"content-security-policy": policy})
+)
 
 
-def _row(model: ServedModel, state: ModelState) -> str:
-    card = model.engine.card
-    cells = [model.name, state.reason or state.state]
-    if card is not None:
-        cells += [f"{card.context} tokens", f"{card.parameters:,}", f"{card.device}, {card.dtype}"]
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>\n"
+@dataclass(frozen=True)
+class Asset:
+    """A file of the page, ready to be sent."""
+
+    content: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Asset:
+        content = path.read_bytes()
+        headers = {
+            "content-type": _TYPES[path.suffix],
+            # Asked for again each time, and answered with 304: an upgraded server never meets an old page.
+            "cache-control": "no-cache",
+            "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+            "content-security-policy": _POLICY,
+            "x-content-type-options": "nosniff",
+            "x-frame-options": "DENY",
+            "referrer-policy": "no-referrer",
+            "cross-origin-opener-policy": "same-origin",
+            "cross-origin-resource-policy": "same-origin",
+        }
+        return cls(content, headers)
+
+
+def _assets() -> dict[str, Asset]:
+    files = {f"/page/{path.name}": path for path in FOLDER.iterdir() if path.suffix in _TYPES}
+    files["/"] = files.pop("/page/index.html")
+    return {url: Asset.read(path) for url, path in files.items()}
+
+
+_ASSETS = _assets()
+
+# Open without a key: exactly these files, which carry no data. What the page shows, it asks for with a key.
+OPEN_PATHS = frozenset(_ASSETS)
+
+
+@router.get("/")
+@router.get("/page/{name}")
+async def home(request: Request) -> Response:
+    asset = _ASSETS.get(request.scope["path"])
+    if asset is None:
+        raise HTTPException(404)
+    if _is_fresh(request.headers.get("if-none-match", ""), asset.headers["etag"]):
+        headers = {name: value for name, value in asset.headers.items() if name != "content-type"}
+        return Response(status_code=304, headers=headers)
+    return Response(asset.content, headers=asset.headers)
+
+
+def _is_fresh(known: str, etag: str) -> bool:
+    """Whether the client has this version, by its If-None-Match (RFC 9110, 13.1.2: weak comparison)."""
+    return known.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))

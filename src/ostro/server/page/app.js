@@ -1,0 +1,276 @@
+// The playground: a conversation with one model, and everything that a request to it can carry.
+
+import { Answer } from "./answer.js";
+import { AnswerView } from "./answer-view.js";
+import { ApiError, key, streamChat } from "./api.js";
+import { exportDialog, keyDialog, makeDialogs } from "./dialogs.js";
+import { byId, growing, h, say, setIcon } from "./dom.js";
+import { FORMATS } from "./formats.js";
+import { makeKeyboard } from "./keyboard.js";
+import { makePanel } from "./panel.js";
+import { asCurl, bodyOf, readSettings } from "./request.js";
+import { keep, settings } from "./settings.js";
+import { watchServer } from "./status.js";
+import { userView } from "./user-view.js";
+
+const WAITING_MS = 1000;
+const NEAR_PX = 80;
+
+const conversation = []; // {item, view}: what was said, and how it is shown
+let running = null; // {abort, answer}
+
+const log = byId("log");
+const prompt = byId("prompt");
+const send = byId("send");
+const scroll = byId("scroll");
+const fit = growing(prompt);
+
+// --- asking and answering
+
+async function answer() {
+  const { fields, problems } = readSettings(settings);
+  const [problem] = Object.entries(problems);
+  if (problem) return refuse(...problem);
+  refuse(null);
+  const items = conversation.map(({ item }) => item);
+  const made = new Answer(settings.model, bodyOf(settings, fields, items));
+  const view = new AnswerView(made, {
+    again: () => again(made),
+    goOn: () => (cut(conversation.findIndex(({ item }) => item === made) + 1), answer()),
+    show: (param) => panel.show(param, made.error?.message) || prompt.focus(),
+  });
+  add(made, view);
+  const abort = new AbortController();
+  running = { abort, answer: made };
+  paintState();
+  say("Answering.");
+  follow(true);
+  const waiting = setInterval(() => tellWait(made, view), WAITING_MS);
+  try {
+    await stream(made, view, abort.signal);
+  } catch (error) {
+    if (abort.signal.aborted) made.stopped = true;
+    else made.error = error instanceof ApiError ? error : new ApiError(`The page failed: ${error.message}`);
+    if (made.error?.status === 401) askKey();
+  } finally {
+    clearInterval(waiting);
+    made.done = true;
+    view.finish();
+    if (running?.answer === made) running = null;
+    paintState();
+    follow();
+    say(made.error ? "The answer failed." : made.stopped ? "Stopped." : "The answer is complete.");
+    server.poll();
+  }
+}
+
+async function stream(made, view, signal) {
+  made.sentAt = performance.now();
+  const { requestId, ignored, chunks } = await streamChat(made.body, signal);
+  made.requestId = requestId;
+  made.ignored = ignored;
+  for await (const chunk of chunks) {
+    const stuck = isAtEnd();
+    made.take(chunk, performance.now());
+    view.update();
+    if (stuck) requestAnimationFrame(() => follow());
+  }
+}
+
+/** Before the first token: how long it has been, and what the model is doing. */
+async function tellWait(made, view) {
+  if (made.firstAt !== null || made.sentAt === null) return;
+  const seconds = Math.round((performance.now() - made.sentAt) / 1000);
+  await server.poll();
+  const reason = server.chosen()?.reason;
+  view.waiting(`${reason ? `Waiting: ${reason.replace(/\.$/, "")}` : "Waiting for the first token"} · ${seconds} s`);
+}
+
+function submit() {
+  const text = prompt.value;
+  if (running || !text.trim()) return;
+  const { problems } = readSettings(settings);
+  const [problem] = Object.entries(problems);
+  if (problem) return refuse(...problem);
+  prompt.value = "";
+  fit();
+  addUser(text);
+  answer();
+}
+
+function addUser(text) {
+  const item = { role: "user", text };
+  const view = userView(item, (changed) => {
+    stop();
+    cut(conversation.findIndex((entry) => entry.item === item));
+    addUser(changed);
+    answer();
+    prompt.focus();
+  });
+  add(item, view);
+}
+
+function again(made) {
+  stop();
+  cut(conversation.findIndex(({ item }) => item === made));
+  answer();
+  prompt.focus();
+}
+
+function stop() {
+  running?.abort.abort();
+  running = null;
+}
+
+function clear() {
+  stop();
+  cut(0);
+  refuse(null);
+  prompt.focus();
+  say("New conversation.");
+}
+
+// --- the conversation on the page
+
+function add(item, view) {
+  conversation.push({ item, view });
+  log.append(view.element);
+  paintState();
+}
+
+function cut(from) {
+  for (const { view } of conversation.splice(from)) view.element.remove();
+  paintState();
+}
+
+const isAtEnd = () => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < NEAR_PX;
+
+function follow(always = false) {
+  if (always || isAtEnd()) scroll.scrollTop = scroll.scrollHeight;
+  byId("latest").hidden = isAtEnd();
+}
+
+/** What keeps a request from being sent, in words; null takes them away. */
+function refuse(param, words) {
+  const element = byId("problem");
+  element.hidden = param === null;
+  element.replaceChildren(...(param === null ? [] : [words, " ", h("button", { type: "button", class: "link", onclick: () => panel.show(param) }, "Show")]));
+}
+
+function paintState() {
+  document.body.classList.toggle("empty", !conversation.length);
+  byId("welcome").hidden = conversation.length > 0;
+  byId("clear").disabled = !conversation.length;
+  setIcon(send, running ? "stop" : "send", running ? "Stop (Esc)" : "Send (Enter)");
+  send.classList.toggle("stops", Boolean(running));
+  send.disabled = !running && !prompt.value.trim();
+}
+
+function paintChips() {
+  const { fields, problems } = readSettings(settings);
+  const set = Object.keys(settings.sampling).length;
+  const chips = [
+    [settings.system.trim() && "System prompt", "tab-sampling"],
+    [set && `Sampling: ${set} set`, "tab-sampling"],
+    [settings.logprobs && "Probabilities", "tab-sampling"],
+    [settings.toolsOn && `Tools: ${fields.tools?.length ?? 0}`, "tab-tools", problems.tools],
+    [settings.format !== "text" && FORMATS[settings.format]?.label, "tab-format", problems.response_format],
+  ];
+  const shown = chips.filter(([label]) => label);
+  byId("chips").replaceChildren(...shown.map(([label, tab, problem]) => h("button", { type: "button", class: problem ? "chip bad" : "chip", onclick: () => panel.showTab(tab) }, label)));
+  if (!Object.keys(problems).length) refuse(null);
+}
+
+// --- the welcome
+
+const STARTS = {
+  "ostro-nano": ["I am still waiting on my card?", "Why was I charged a fee abroad?", "The exchange rate on my transfer is wrong."],
+};
+const ANY_STARTS = ["Explain what a KV cache is in three sentences.", "Write a haiku about a warm wind.", "What can you do?"];
+
+function paintModel(model) {
+  if (!model) return;
+  const starts = STARTS[model.id] ?? ANY_STARTS;
+  byId("starts").replaceChildren(...starts.map((text) => h("button", { type: "button", class: "start", onclick: () => ((prompt.value = text), submit(), prompt.focus()) }, text)));
+  const facts = [
+    ["model", model.id],
+    ["parameters", model.parameters?.toLocaleString("en")],
+    ["context", model.max_context_length && `${model.max_context_length.toLocaleString("en")} tokens`],
+    ["runs on", model.device && `${model.device}, ${model.dtype}`],
+    ["can", ["function_calling", "reasoning", "completion_fim"].filter((what) => model.capabilities?.[what]).map((what) => ({ function_calling: "call tools", reasoning: "reason", completion_fim: "fill in the middle" })[what]).join(", ")],
+  ];
+  byId("card").replaceChildren(...facts.filter(([, value]) => value).map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
+  byId("tools-able").textContent = model.capabilities?.function_calling === false ? "This model's tokenizer has no form for tools: requests with them are refused." : "The model may ask for these functions; you type their results.";
+}
+
+// --- the rest of the page
+
+const THEMES = { system: ["light", "Theme: the system's"], light: ["dark", "Theme: light"], dark: ["system", "Theme: dark"] };
+
+function paintTheme() {
+  const root = document.documentElement;
+  if (settings.theme === "system") delete root.dataset.theme;
+  else root.dataset.theme = settings.theme;
+  setIcon(byId("theme"), settings.theme, THEMES[settings.theme]?.[1]);
+}
+
+function exported() {
+  const { fields } = readSettings(settings);
+  const items = conversation.map(({ item }) => item);
+  const last = items.findLast((item) => item.role === "assistant");
+  // The last request as it was sent; before there is one, what would be sent now.
+  const draft = prompt.value.trim() ? [...items, { role: "user", text: prompt.value }] : items;
+  const body = last && !prompt.value.trim() ? last.body : bodyOf(settings, fields, draft);
+  const answers = items.filter((item) => item.role === "assistant");
+  return {
+    json: JSON.stringify({ ...bodyOf(settings, fields, items), answers: answers.map(record) }, null, 2),
+    curl: asCurl(new URL("v1/chat/completions", document.baseURI).href, body, Boolean(key.get())),
+  };
+}
+
+function record({ model, text, reasoning, calls, finish, usage, requestId, error, firstTokenMs, rate }) {
+  const whole = { model, content: text, reasoning_content: reasoning, tool_calls: calls, finish_reason: finish, usage, request_id: requestId };
+  const figures = { first_token_ms: firstTokenMs && Math.round(firstTokenMs), tokens_per_second: rate && Number(rate.toFixed(1)) };
+  const known = Object.entries({ ...whole, ...figures, error: error?.message });
+  return Object.fromEntries(known.filter(([, value]) => value != null && value !== "" && value.length !== 0));
+}
+
+makeDialogs();
+const panel = makePanel(() => paintChips());
+const askKey = keyDialog(() => server.poll());
+const server = watchServer({ wantsKey: () => askKey(), changed: paintModel });
+const showExport = exportDialog(exported);
+makeKeyboard({ stop, focus: () => prompt.focus(), panel: panel.flip, clear, exported: showExport });
+
+byId("clear").addEventListener("click", clear);
+byId("export").addEventListener("click", showExport);
+byId("latest").addEventListener("click", () => follow(true));
+scroll.addEventListener("scroll", () => (byId("latest").hidden = isAtEnd()), { passive: true });
+byId("theme").addEventListener("click", () => {
+  keep({ theme: THEMES[settings.theme]?.[0] ?? "system" });
+  paintTheme();
+});
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (running) stop();
+  else submit();
+});
+prompt.addEventListener("input", paintState);
+prompt.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    submit();
+  } else if (event.key === "ArrowUp" && !prompt.value) {
+    const last = conversation.findLast(({ item }) => item.role === "user");
+    if (last) {
+      event.preventDefault();
+      last.view.edit();
+    }
+  }
+});
+
+if (!Object.hasOwn(THEMES, settings.theme)) settings.theme = "system";
+paintTheme();
+paintChips();
+paintState();
+if (matchMedia("(hover: hover)").matches) prompt.focus();
