@@ -42,27 +42,28 @@ class ServedModel:
         ids = set() if card is None else set(card.eos_token_ids)
         return ids if self.tokenizer is None else ids | set(self.tokenizer.eos_ids)
 
-    async def encode(self, text: str) -> list[int]:
-        """Token ids of a plain prompt. Raises InvalidRequestError where the model has no tokenizer."""
-        tokenizer = self._tokenizer("prompt")
-        return await _off_loop(lambda: tokenizer.encode(text), len(text))
+    async def encode(self, text: str, *, bos: bool = True, param: str = "prompt") -> list[int]:
+        """Token ids of a plain prompt. Raises InvalidRequestError (`param`) where the model has no tokenizer."""
+        tokenizer = self.text_tokenizer(param)
+        return await off_loop(lambda: tokenizer.encode(text, bos=bos), len(text))
 
     async def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         """Token ids of a conversation in the model's own template; options are `Tokenizer.encode_chat`'s.
 
         Raises InvalidRequestError.
         """
-        tokenizer = self._tokenizer("messages")
+        tokenizer = self.text_tokenizer("messages")
         size = sum(len(str(message.get("content", ""))) for message in messages)
         size += len(str(options["tools"])) if "tools" in options else 0
-        return await _off_loop(lambda: tokenizer.encode_chat(messages, **options), size)
+        return await off_loop(lambda: tokenizer.encode_chat(messages, **options), size)
 
     async def encode_fim(self, prompt: str, suffix: str) -> list[int]:
         """Token ids that ask for what is between. Raises InvalidRequestError for a model that cannot."""
-        tokenizer = self._tokenizer("prompt")
-        return await _off_loop(lambda: tokenizer.encode_fim(prompt, suffix), len(prompt) + len(suffix))
+        tokenizer = self.text_tokenizer("prompt")
+        return await off_loop(lambda: tokenizer.encode_fim(prompt, suffix), len(prompt) + len(suffix))
 
-    def _tokenizer(self, param: str) -> Tokenizer:
+    def text_tokenizer(self, param: str) -> Tokenizer:
+        """The tokenizer. Raises InvalidRequestError, naming the field that needs it, where there is none."""
         if self.tokenizer is None:
             raise InvalidRequestError(
                 f"The model '{self.name}' has no tokenizer, so it takes token ids only: POST /v1/completions with "
@@ -72,6 +73,6 @@ class ServedModel:
         return self.tokenizer
 
 
-async def _off_loop(work: Callable[[], T], size: int) -> T:
+async def off_loop(work: Callable[[], T], size: int) -> T:
     """Long texts are tokenised in a thread, so that other streams go on meanwhile."""
     return work() if size <= _INLINE_CHARACTERS else await asyncio.to_thread(work)
