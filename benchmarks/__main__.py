@@ -18,6 +18,7 @@ NAMES = (
     "streams",
     "http_streams",
     "http_cost",
+    "constrained",
     "sessions",
     "prefix",
     "overhead",

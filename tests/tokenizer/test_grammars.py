@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import llguidance
 import pytest
 from test_answer_parser import TOOLED, answer_tokens, calls_message, tokenizer_of, tokens_of
 
+from ostro.core import constraints
 from ostro.core.constraints import ResponseFormat, ToolPolicy
 from ostro.core.errors import InvalidRequestError
 from ostro.engine.constraints import Grammars
@@ -45,6 +47,26 @@ def takes(version: str, constraint: str | None, tokens: list[int]) -> bool:
     return bool(
         matcher.validate_tokens(tokens) == len(tokens) and matcher.consume_tokens(tokens) and matcher.is_accepting()
     )
+
+
+@pytest.mark.parametrize("version", ["v1", *TOOLED])
+def test_forced_text_is_tokenised_exactly(version: str) -> None:
+    """What must come next is tokenised to see what else may: a space too many there would break every JSON."""
+    tokenizer = tokenizer_of(version)
+    grammars = Grammars(lambda: tokenizer, tokenizer.vocab_size)
+    constraint = constraints.regex('\\{"name": "[a-z]{2}", "é日": true\\}')
+    grammars.compile(constraint).result()
+    matcher = grammars.matcher(constraint)
+    answer: list[int] = []
+    while not matcher.is_stopped() and len(answer) < 60:
+        mask = matcher.compute_bitmask()
+        assert not matcher.is_error(), matcher.get_error()[:200]
+        allowed = [token for token in range(tokenizer.vocab_size) if mask[token // 8] >> (token % 8) & 1]
+        assert allowed
+        answer.append(max(allowed, key=lambda token: len(tokenizer.token_bytes(token))))
+        assert matcher.consume_token(answer[-1])
+    text = b"".join(map(tokenizer.token_bytes, answer)).decode()
+    assert re.fullmatch('\\{"name": "[a-z]{2}", "é日": true\\}', text)
 
 
 def constraint_of(tokenizer: Tokenizer, **options: Any) -> str | None:

@@ -22,6 +22,9 @@ from ostro.tokenizer.base import Tokenizer
 
 KEPT = 256
 
+# A character that no vocabulary merges with what is behind it.
+_MARK = "\u263a"
+
 LoadTokenizer = Callable[[], Tokenizer | None]
 
 
@@ -37,10 +40,30 @@ class _Vocabulary:
         special = set(self.special_token_ids)
         # Names of control tokens are made up: only their ids mean something in our grammars.
         self.tokens = [b"<|%d|>" % token if token in special else tokenizer.token_bytes(token) for token in ids]
+        self._single = {
+            raw[0]: token for token, raw in enumerate(self.tokens) if len(raw) == 1 and token not in special
+        }
 
     def __call__(self, text: bytes | str) -> list[int]:
-        plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        return self._tokenizer.encode(plain, bos=False)
+        """Ids whose bytes are exactly the text's: llguidance takes them for what the text is.
+
+        SentencePiece puts a space before a text that begins, so such a text is put behind a mark, which is cut off.
+        """
+        raw = text.encode() if isinstance(text, str) else bytes(text)
+        plain = raw.decode("utf-8", "replace")
+        ids = self._tokenizer.encode(plain, bos=False)
+        if self._bytes_of(ids) == raw:
+            return ids
+        behind = self._tokenizer.encode(_MARK + plain, bos=False)
+        for cut in range(1, len(behind) + 1):
+            if self._bytes_of(behind[:cut]).lstrip(b" ") == _MARK.encode():
+                if self._bytes_of(behind[cut:]) == raw:
+                    return behind[cut:]
+                break
+        return [self._single[byte] for byte in raw if byte in self._single]
+
+    def _bytes_of(self, ids: Sequence[int]) -> bytes:
+        return b"".join(self.tokens[token] for token in ids)
 
 
 class Grammars:
