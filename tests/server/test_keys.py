@@ -13,7 +13,6 @@ from ostro.core.options import EngineOptions
 from ostro.link import EngineProcess
 from ostro.server import ServedModel, create_app
 
-
 REFUSED: tuple[dict[str, str], ...] = (
     {},
     {"authorization": "Bearer wrong"},

@@ -184,12 +184,12 @@ def tokens_of(tokenizer: Tokenizer, line: str) -> list[int]:
 
 MALFORMED = [
     ("«[TOOL_CALLS]»no list at all", "no list at all"),
-    ('«[TOOL_CALLS]»[{"name": 3, "arguments": {}}]', '{"name": 3, "arguments": {}}]'),
-    ('«[TOOL_CALLS]»[{"arguments": {"a": 1}}] end', '{"arguments": {"a": 1}}] end'),
-    ('«[TOOL_CALLS]»[{"name": "f"', '{"name": "f"'),
-    ('«[TOOL_CALLS]»[{name: "f"}]', '{name: "f"}]'),
+    ('«[TOOL_CALLS]»[{"name": 3, "arguments": {}}]', '[{"name": 3, "arguments": {}}]'),
+    ('«[TOOL_CALLS]»[{"arguments": {"a": 1}}] end', '[{"arguments": {"a": 1}}] end'),
+    ('«[TOOL_CALLS]»[{"na', '[{"na'),
+    ('«[TOOL_CALLS]»[{name: "f"}]', '[{name: "f"}]'),
     ("before«[TOOL_CALLS]»", "before"),
-    ("«[TOOL_CALLS]»[ 12 ]", "12 ]"),
+    ("«[TOOL_CALLS]»[ 12 ]", "[ 12 ]"),
 ]
 
 
@@ -289,3 +289,46 @@ def test_half_a_character_before_a_marker_is_shown_as_such() -> None:
     parts = parse(tokenizer, [[first, *tokens_of(tokenizer, "«[TOOL_CALLS]»f«[ARGS]»{}")]])
     assert parts[0] == Text("\ufffd")
     assert called(parts) == [("f", {})]
+
+
+def test_markers_that_mean_nothing_in_a_thought_do_not_end_it() -> None:
+    tokenizer = tokenizer_of("v13")
+    line = "«[THINK]»one«[ARGS]»two«[CALL_ID]»three«[/THINK]»text"
+    tokens = tokens_of(tokenizer, line)
+    for pushes in ([tokens], [[token] for token in tokens]):
+        assert parse(tokenizer, pushes) == [Reasoning("onetwothree"), Text("text")]
+
+
+def test_an_answer_goes_on_within_the_prompts_thought() -> None:
+    tokenizer = tokenizer_of("v13")
+    prompt = tokens_of(tokenizer, "«[THINK]»It is")
+    assert tokenizer.leaves_thinking(prompt)
+    assert not tokenizer.leaves_thinking([*prompt, *tokens_of(tokenizer, "June«[/THINK]»So")])
+    answer = tokens_of(tokenizer, " June.«[/THINK]»So")
+    parts = parse(tokenizer, [answer], continuation=True, thinking=True)
+    assert parts == [Reasoning(" June."), Text("So")]
+
+
+def test_a_cut_call_whose_name_is_known_is_a_call() -> None:
+    tokenizer = tokenizer_of("v3")
+    for line, arguments in (
+        ('«[TOOL_CALLS]»[{"name": "f"', ""),
+        ('«[TOOL_CALLS]»[{"name": "f", "arguments": "{\\"a\\": \\u65e', '{"a": '),
+        ('«[TOOL_CALLS]»[{"arguments": {"a": 1}, "name": "f", "i', '{"a": 1}'),
+    ):
+        parts = parse(tokenizer, [tokens_of(tokenizer, line)])
+        assert parts[0] == CallStart(0, "000000000", "f"), line
+        assert "".join(part.text for part in parts[1:] if isinstance(part, CallArguments)) == arguments, line
+
+
+def test_names_are_trimmed_and_repeated_keys_make_no_second_call() -> None:
+    tokenizer = tokenizer_of("v3")
+    line = '«[TOOL_CALLS]»[{"name": " f ", "arguments": {"a": 1}, "arguments": {"b": 2}}]'
+    assert called(parse(tokenizer, [tokens_of(tokenizer, line)])) == [("f", {"a": 1})]
+
+
+def test_lone_surrogates_reach_neither_names_nor_arguments() -> None:
+    tokenizer = tokenizer_of("v3")
+    line = '«[TOOL_CALLS]»[{"name": "f\\ud800", "arguments": "\\ud800"}]'
+    for part in parse(tokenizer, [tokens_of(tokenizer, line)]):
+        (part.name if isinstance(part, CallStart) else part.text).encode()

@@ -245,3 +245,33 @@ def test_any_conversation_is_encoded_or_refused_by_name(
         assert names_a_field, error.message  # noqa: PT017
     else:
         assert tokens
+
+
+def test_templates_without_a_place_for_the_effort_say_so() -> None:
+    for version in ("v3", "v7", "v13"):
+        with pytest.raises(InvalidRequestError, match="no place for reasoning_effort") as caught:
+            tokenizer_of(version).encode_chat([ASK], reasoning_effort="high")
+        assert caught.value.param == "reasoning_effort"
+
+
+def test_a_system_prompt_may_show_how_to_think_where_the_template_has_a_place() -> None:
+    system = {
+        "role": "system",
+        "content": [
+            {"type": "text", "text": "First think: "},
+            {"type": "thinking", "thinking": [{"type": "text", "text": "Your thoughts."}], "closed": True},
+            {"type": "text", "text": "Then answer."},
+        ],
+    }
+    assert "First think: [THINK]Your thoughts.[/THINK]Then answer." in shown(tokenizer_of("v13"), [system, ASK])
+    for version in ("v7", "v15"):
+        with pytest.raises(InvalidRequestError, match="Write it as text") as caught:
+            tokenizer_of(version).encode_chat([system, ASK])
+        assert caught.value.param == "messages[0].content"
+
+
+def test_a_thought_can_be_gone_on_with() -> None:
+    thought = {"type": "thinking", "thinking": "It is", "closed": False}
+    tokenizer = tokenizer_of("v13")
+    prompt = tokenizer.encode_chat([ASK, {"role": "assistant", "content": [thought], "prefix": True}])
+    assert tokenizer.leaves_thinking(prompt)

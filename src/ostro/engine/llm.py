@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -132,7 +131,7 @@ class LLM:
         listed = _as_list(prompts)
         each = _one_each(params, len(listed))
         encoded = [self._encode(prompt) for prompt in listed]
-        return self._run(encoded, each, progress, self._plain)
+        return self._run(encoded, each, progress, [self._plain] * len(encoded))
 
     def chat(
         self,
@@ -157,7 +156,11 @@ class LLM:
             tokenizer.encode_chat([dict(m) for m in conversation], tools=tools, reasoning_effort=reasoning_effort)
             for conversation in conversations
         ]
-        return self._run(encoded, _one_each(params, len(encoded)), progress, partial(self._parsed, tools=bool(tools)))
+        readers = [
+            self._answer_reader(conversation, prompt, tools=bool(tools))
+            for conversation, prompt in zip(conversations, encoded, strict=True)
+        ]
+        return self._run(encoded, _one_each(params, len(encoded)), progress, readers)
 
     def embed(
         self,
@@ -199,7 +202,8 @@ class LLM:
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the answer to one conversation as text pieces of whole characters."""
         prompt = self._tokenizer("chat").encode_chat([dict(message) for message in messages])
-        yield from self._stream(prompt, params or SamplingParams(), partial(self._parsed, tools=False))
+        reader = self._answer_reader(messages, prompt, tools=False)
+        yield from self._stream(prompt, params or SamplingParams(), reader)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -216,9 +220,9 @@ class LLM:
         prompts: list[list[int]],
         params: list[SamplingParams],
         progress: bool | None,
-        reader: Callable[[SamplingParams], Reader | None],
+        readers: Sequence[Callable[[SamplingParams], Reader | None]],
     ) -> list[RequestOutput]:
-        jobs = [_Job(self, prompt, one, reader) for prompt, one in zip(prompts, params, strict=True)]
+        jobs = [_Job(self, prompt, one, reader) for prompt, one, reader in zip(prompts, params, readers, strict=True)]
         owners = {request.request_id: (job, i) for job in jobs for i, request in enumerate(job.requests)}
         with _bar(len(owners), progress) as advance:
             for event in self._events(deque(request for job in jobs for request in job.requests)):
@@ -241,9 +245,20 @@ class LLM:
             return None
         return PlainParser(self.tokenizer, stop=params.stop, min_tokens=params.min_tokens)
 
-    def _parsed(self, params: SamplingParams, *, tools: bool) -> Reader | None:
+    def _answer_reader(
+        self, conversation: Sequence[Message], prompt: Sequence[int], *, tools: bool
+    ) -> Callable[[SamplingParams], Reader | None]:
+        """What makes readers for a conversation's answers, which may go on with the prompt's text or thought."""
         tokenizer = self._tokenizer("chat")
-        return AnswerParser(tokenizer, stop=params.stop, min_tokens=params.min_tokens, tools=tools)
+        thinking, continuation = tokenizer.leaves_thinking(prompt), bool(conversation[-1].get("prefix"))
+        return lambda params: AnswerParser(
+            tokenizer,
+            stop=params.stop,
+            min_tokens=params.min_tokens,
+            continuation=continuation,
+            thinking=thinking,
+            tools=tools,
+        )
 
     def _stream(
         self, prompt: list[int], params: SamplingParams, reader: Callable[[SamplingParams], Reader | None]

@@ -78,7 +78,7 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
         model,
         [prompt],
         params,
-        _reader(model, spec, bool(messages[-1].get("prefix")) or spec.continue_final),
+        _reader(model, spec, prompt, continuation=bool(messages[-1].get("prefix")) or spec.continue_final),
         request_id=request_id,
         priority=spec.priority,
         timeout_s=spec.timeout,
@@ -122,15 +122,19 @@ async def _checked(context: ServerContext, params: SamplingParams, constraint: s
     return msgspec.structs.replace(params, constraint=constraint)
 
 
-def _reader(model: ServedModel, spec: ChatSpec, continuation: bool) -> Callable[[], AnswerReader]:
+def _reader(
+    model: ServedModel, spec: ChatSpec, prompt: Sequence[int], *, continuation: bool
+) -> Callable[[], AnswerReader]:
     tokenizer = model.tokenizer
     if tokenizer is None:
         return TokensOnly
+    thinking = tokenizer.leaves_thinking(prompt)
     return lambda: AnswerParser(
         tokenizer,
         stop=spec.params.stop,
         min_tokens=spec.params.min_tokens,
         continuation=continuation,
+        thinking=thinking,
         tools=bool(spec.tools) and spec.policy.mode != "none",
     )
 

@@ -74,6 +74,11 @@ class Tokenizer(ABC):
         """Whether the vocabulary has markers around what a model thinks."""
         return self.special_id("[THINK]") is not None and self.special_id("[/THINK]") is not None
 
+    def leaves_thinking(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt ends within a thought, which the answer goes on with."""
+        begin, end = self.special_id("[THINK]"), self.special_id("[/THINK]")
+        return next((token == begin for token in reversed(prompt) if token in (begin, end)), False)
+
     @property
     def supports_reasoning_effort(self) -> bool:
         """Whether the template can say how hard to think."""

@@ -10,6 +10,10 @@ _VALID = re.compile(r"[A-Za-z0-9]{9}")
 _LETTERS = string.ascii_letters + string.digits
 
 
+def is_template_id(text: str) -> bool:
+    return _VALID.fullmatch(text) is not None
+
+
 def template_id(given: str) -> str:
     """`given` where it is nine alphanumerics; otherwise nine that are always the same for it.
 
@@ -18,7 +22,7 @@ def template_id(given: str) -> str:
     >>> template_id("abcDEF123"), len(template_id("call_1")), template_id("call_1") == template_id("call_1")
     ('abcDEF123', 9, True)
     """
-    if _VALID.fullmatch(given):
+    if is_template_id(given):
         return given
     number = int.from_bytes(hashlib.blake2b(given.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
     letters = []

@@ -26,9 +26,10 @@ from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenize
 
 from ostro.core.errors import InvalidRequestError, TokenizerError
 from ostro.tokenizer.base import Tokenizer, replace_surrogates
-from ostro.tokenizer.conversation import Thought, Turn, read_messages
+from ostro.tokenizer.conversation import read_messages
 from ostro.tokenizer.tools import Function as ReadFunction
 from ostro.tokenizer.tools import read_tools
+from ostro.tokenizer.turns import Role, Thought, Turn
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.base import InstructTokenizer
@@ -87,7 +88,7 @@ class MistralCommonTokenizer(Tokenizer):
                 param="tools",
                 code="unsupported_parameter",
             )
-        turns = read_messages(messages, continue_final=continue_final)
+        turns = read_messages(messages, continue_final=continue_final, thinkers=self._thinkers)
         effort = None if reasoning_effort is None else self._effort(reasoning_effort)
         try:
             request = ChatCompletionRequest(
@@ -112,6 +113,14 @@ class MistralCommonTokenizer(Tokenizer):
                 f"The tokenizer ({self.version}) cannot fill in between these texts: {_reason(error)}", param="suffix"
             ) from error
 
+    @property
+    def _thinkers(self) -> tuple[Role, ...]:
+        """Roles whose messages may hold thoughts; version 15 says how to think by its settings instead."""
+        version = self._mistral.version
+        if not self.can_reason or version < TokenizerVersion.v13:
+            return ()
+        return ("assistant",) if version.supports_model_settings else ("system", "assistant")
+
     def _effort(self, asked: str) -> ReasoningEffort:
         """The template's nearest setting to what was asked for, of two the higher.
 
@@ -120,6 +129,12 @@ class MistralCommonTokenizer(Tokenizer):
         if asked not in _EFFORTS:
             raise InvalidRequestError(
                 f"reasoning_effort must be one of {', '.join(_EFFORTS)}, not {asked[:40]!r}.", param="reasoning_effort"
+            )
+        if not self._efforts:
+            raise InvalidRequestError(
+                f"This model's chat template ({self.version}) has no place for reasoning_effort. Leave it out.",
+                param="reasoning_effort",
+                code="unsupported_parameter",
             )
         wanted = _EFFORTS.index(asked)
         nearest = min(self._efforts, key=lambda effort: (abs(_EFFORTS.index(effort) - wanted), -_EFFORTS.index(effort)))
@@ -131,26 +146,16 @@ class MistralCommonTokenizer(Tokenizer):
         if turn.role == "user":
             return [UserMessage(content=_content(turn.texts))]
         if turn.role == "system":
-            return [SystemMessage(content=_content(turn.texts))]
+            return [SystemMessage(content=_content(turn.parts))]
         if turn.role == "tool":
             return [ToolMessage(content="".join(turn.texts), tool_call_id=turn.call_id, name=turn.name)]
-        content = self._assistant_content(turn)
         calls = [
             ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)) for call in turn.calls
         ]
+        content = _content(turn.parts) if any(turn.parts) else None
         if calls and not self._mistral.version >= TokenizerVersion.v7:
             content = None
         return [AssistantMessage(content=content, tool_calls=calls or None, prefix=turn.unfinished)]
-
-    def _assistant_content(self, turn: Turn) -> Any:
-        """Thoughts go where the template has a place for them; elsewhere they are left out, as models expect it."""
-        if not any(isinstance(part, Thought) for part in turn.parts):
-            return _content(turn.texts) if any(turn.texts) else None
-        if not (self.can_reason and self._mistral.version >= TokenizerVersion.v13):
-            return _content(turn.texts) if any(turn.texts) else None
-        return [
-            ThinkChunk(thinking=part.text) if isinstance(part, Thought) else TextChunk(text=part) for part in turn.parts
-        ]
 
     def _encode_text(self, text: str) -> list[int]:
         return list(self._inner.encode(text, bos=False, eos=False))
@@ -248,8 +253,14 @@ def _refuse_wrong_version(path: Path, mistral: Any) -> None:
         )
 
 
-def _content(texts: Sequence[str]) -> Any:
-    return texts[0] if len(texts) == 1 else [TextChunk(text=text) for text in texts]
+def _content(parts: Sequence[str | Thought]) -> Any:
+    """One text as it is, several and thoughts as chunks. A thought may stay open where the message does."""
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    return [
+        TextChunk(text=part) if isinstance(part, str) else ThinkChunk(thinking=part.text, closed=part.closed)
+        for part in parts
+    ]
 
 
 def _tool(function: ReadFunction) -> Tool:

@@ -26,6 +26,7 @@ class AnswerParser:
     stop: strings that end the answer and are not part of it; only text is searched for them, not reasoning or calls,
         and nothing that comes with the first `min_tokens` tokens.
     continuation: the answer goes on from the prompt's text, so a SentencePiece space at its beginning is kept.
+    thinking: it goes on within a thought (`Tokenizer.leaves_thinking` of the prompt).
     tools: whether calls are parsed; without, what they say is text. new_id: makes ids for calls that have none.
     """
 
@@ -36,6 +37,7 @@ class AnswerParser:
         stop: Sequence[str] = (),
         min_tokens: int = 0,
         continuation: bool = False,
+        thinking: bool = False,
         tools: bool = True,
         new_id: Callable[[], str] = new_tool_call_id,
     ) -> None:
@@ -46,7 +48,7 @@ class AnswerParser:
         self._parts = _Parts(StopFinder(stop) if stop else None, new_id)
         self._min_tokens = min_tokens
         self._count = 0
-        self._thinking = False
+        self._thinking = thinking
         self._calls: CallReader | None = None
         # Vocabularies without the tokens have models that write the marker as text, at the answer's beginning.
         self._written = None if continuation or tokenizer.can_reason else WrittenThought(self._parts)
@@ -100,12 +102,10 @@ class AnswerParser:
             self._parts.text(text)
 
     def _mark(self, marker: str) -> None:
-        if self._calls is not None and marker in (CALL_ID, ARGS):
-            self._flush_character()
-            if marker == ARGS:
-                self._calls.args()
-            else:
-                self._calls.call_id()
+        if marker in (CALL_ID, ARGS):
+            if self._calls is not None:  # elsewhere they mean nothing, and what is open goes on
+                self._flush_character()
+                self._calls.args() if marker == ARGS else self._calls.call_id()
             return
         self._end_segment()
         if marker == TOOL_CALLS:

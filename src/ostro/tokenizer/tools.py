@@ -11,7 +11,7 @@ from typing import Any
 from ostro.core.errors import InvalidRequestError
 from ostro.tokenizer.base import replace_surrogates
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _read_tool(where: str, tool: object) -> Function:
     if not isinstance(function, Mapping):
         raise _refusal(f"{where}.function must be an object with a name and parameters.", f"{where}.function")
     name = function.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
         raise _refusal(
             f"{where}.function.name must have 1 to 64 letters, digits, underscores and dashes.",
             f"{where}.function.name",

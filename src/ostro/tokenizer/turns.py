@@ -1,0 +1,54 @@
+"""What a conversation is made of once it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ostro.core.errors import InvalidRequestError
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call of the conversation. id: nine alphanumerics. arguments: JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What an assistant thought, at its place among the texts. closed: the thought is over."""
+
+    text: str
+    closed: bool = True
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message. parts: texts and thoughts in order. unfinished: the answer goes on from here.
+
+    calls: an assistant's. call_id, name: which call a tool's result belongs to.
+    """
+
+    role: Role
+    parts: tuple[str | Thought, ...] = ()
+    unfinished: bool = False
+    calls: tuple[Call, ...] = ()
+    call_id: str = ""
+    name: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.calls and not any(part.text if isinstance(part, Thought) else part for part in self.parts)
+
+
+def refusal(reason: str, param: str = "messages") -> InvalidRequestError:
+    return InvalidRequestError(reason, param=param)
