@@ -39,6 +39,9 @@ _CONNECT_S = 5.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
+# What servers say to a path that they do not have.
+_NO_ROUTE = (404, 405)
+
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -202,8 +205,13 @@ class Client(_Settings):
         """
         started = time.perf_counter()
         body = _infer_body(inputs, model=model, max_tokens=max_tokens, temperature=temperature, **options)
-        response, node = self._request("POST", "/v1/chat/completions", body, mode)
-        return _infer_result(_chat_result(_json(response)), node, started)
+        try:
+            response, node = self._request("POST", "/v1/infer", body, mode)
+        except APIError as error:
+            if error.status not in _NO_ROUTE:
+                raise
+            response, node = self._request("POST", "/v1/chat/completions", _infer_as_chat(body), mode)
+        return _infer_result(_json(response), node, started)
 
     @overload
     def chat(self, messages: Messages, *, stream: Literal[False] = False, **options: Any) -> ChatResult: ...
@@ -299,8 +307,13 @@ class AsyncClient(_Settings):
         """See `Client.infer`."""
         started = time.perf_counter()
         body = _infer_body(inputs, model=model, max_tokens=max_tokens, temperature=temperature, **options)
-        response, node = await self._request("POST", "/v1/chat/completions", body, mode)
-        return _infer_result(_chat_result(_json(response)), node, started)
+        try:
+            response, node = await self._request("POST", "/v1/infer", body, mode)
+        except APIError as error:
+            if error.status not in _NO_ROUTE:
+                raise
+            response, node = await self._request("POST", "/v1/chat/completions", _infer_as_chat(body), mode)
+        return _infer_result(_json(response), node, started)
 
     @overload
     async def chat(self, messages: Messages, *, stream: Literal[False] = False, **options: Any) -> ChatResult: ...
@@ -478,10 +491,13 @@ def _infer_body(inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     text = inputs.get("text")
     if not isinstance(text, str) or not text:
         raise InvalidRequestError("inputs needs a non-empty 'text'.", param="inputs.text")
-    return {
-        "messages": [{"role": "user", "content": text}],
-        **{name: value for name, value in options.items() if value is not None},
-    }
+    return {"inputs": dict(inputs), **{name: value for name, value in options.items() if value is not None}}
+
+
+def _infer_as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for servers that speak OpenAI's API alone."""
+    options = {name: value for name, value in body.items() if name != "inputs"}
+    return {"messages": [{"role": "user", "content": body["inputs"]["text"]}], **options}
 
 
 def _usage(body: Mapping[str, Any]) -> Usage:
@@ -507,14 +523,15 @@ def _chat_result(body: dict[str, Any]) -> ChatResult:
     )
 
 
-def _infer_result(answer: ChatResult, node: Candidate, started: float) -> InferResult:
+def _infer_result(body: dict[str, Any], node: Candidate, started: float) -> InferResult:
+    cost = body.get("cost")
     return InferResult(
-        text=answer.text,
-        labels=[],
+        text=_chat_result(body).text if "choices" in body else body["text"],
+        labels=list(body.get("labels") or ()),
         route=node.route,
         reason=node.reason,
-        usage=answer.usage,
-        cost=0.0 if node.route == "edge" else None,
+        usage=_usage(body),
+        cost=0.0 if cost is None and node.route == "edge" else cost,
         latency_ms=(time.perf_counter() - started) * 1000.0,
     )
 

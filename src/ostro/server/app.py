@@ -21,7 +21,22 @@ from ostro.server.models import Models, ServedModel
 from ostro.server.pins import ReleasePins
 from ostro.server.pool import PoolOptions
 from ostro.server.readiness import Readiness
-from ostro.server.routes import batch_jobs, batches, chat, completions, files, fim, health, home, metrics, models
+from ostro.server.routes import (
+    batch_jobs,
+    batches,
+    chat,
+    completions,
+    embeddings,
+    files,
+    fim,
+    health,
+    home,
+    infer,
+    metrics,
+    models,
+    moderations,
+    tokens,
+)
 from ostro.storage import Database
 from ostro.web.auth import ApiKeyGate
 from ostro.web.body import BODY_S, MAX_BODY_BYTES, BodyLimit, handle_bad_parameter
@@ -95,7 +110,8 @@ def create_app(
         grammars=grammars,
         heartbeat_s=heartbeat_s,
     )
-    for part in (home, health, metrics, models, chat, completions, fim, files, batch_jobs, batches):
+    answering = (chat, completions, fim, infer, embeddings, moderations, tokens)
+    for part in (home, health, metrics, models, *answering, files, batch_jobs, batches):
         app.include_router(part.router)
     describe(app)
     app.add_exception_handler(OstroError, handle_ostro_error)

@@ -1,0 +1,51 @@
+"""`POST /v1/infer`: one input, one answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request, Response
+
+from ostro.core.ids import new_id
+from ostro.server.answering import gather
+from ostro.server.chatting import ChatSpec, start_chat
+from ostro.server.context import ServerContext, context_of
+from ostro.web.body import read_json
+from ostro.web.disconnect import while_connected
+from ostro.web.infer import Inference, InferRequest
+from ostro.web.openapi import gives, takes
+from ostro.web.wire import UsageInfo
+
+router = APIRouter(tags=["infer"])
+
+
+@router.post("/v1/infer", openapi_extra=takes(InferRequest), responses=gives(Inference))
+async def infer(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
+    body = await read_json(request, InferRequest)
+    spec = ChatSpec(
+        messages=[{"role": "user", "content": body.text()}],
+        params=body.params(),
+        response=body.response(),
+        priority=body.priority,
+        timeout=body.timeout,
+        messages_param="inputs.text",
+        response_param=body.response_param,
+    )
+    model = await context.models.use(request, body.model)
+    answer_id = new_id("infer")
+    generation = await start_chat(context, model, spec, answer_id)
+    try:
+        (choice,) = await while_connected(request, gather(generation))
+    finally:
+        generation.close()
+    answer = Inference(
+        id=answer_id,
+        model=model.name,
+        text=choice.text,
+        labels=[],
+        finish_reason=choice.finish_reason,
+        usage=UsageInfo.of(generation.usage()),
+        cost=None,
+    )
+    return Response(msgspec.json.encode(answer), headers=body.ignored_header(), media_type="application/json")
