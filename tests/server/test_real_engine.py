@@ -9,50 +9,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from nodes import Node, until
+from real_nodes import served, write_tiny_model
 
-import tiny_checkpoints
 from ostro import LLM, SamplingParams
-from ostro.training.tokenizer import train_tekken, write_tekken
 
-VOCABULARY = 320
 MESSAGES = [{"role": "user", "content": "where is the river?"}]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("served") / "model"
-    torch.manual_seed(0)
-    model = tiny_checkpoints._mistral(vocab_size=VOCABULARY).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.15)
-    model.save_pretrained(path)
-    texts = ["once upon a time there was a river", "the river was wide and the bridge was far"] * 5
-    write_tekken(train_tekken(texts, vocab_size=VOCABULARY, num_special=40), path)
+    write_tiny_model(path)
     return path
-
-
-@contextmanager
-def served(folder: Path, *options: str) -> Iterator[Node]:
-    command = [sys.executable, "-m", "ostro", "serve", str(folder), "--port", "0", "--threads", "1", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("Ostro is ready: http://127.0.0.1:"), line
-        node = Node(process, int(line.rsplit(":", 1)[1]))
-        try:
-            yield node
-        finally:
-            node.http.close()
-            process.kill()
 
 
 @pytest.fixture(scope="module")
