@@ -41,7 +41,7 @@ def test_a_streamed_echo_is_the_same(scripted: Node) -> None:
         chunks = [payload["choices"][0] for payload in payloads if payload != "[DONE]"]
     assert "".join(chunk["text"] for chunk in chunks) == whole["text"]
     for field in ("tokens", "token_logprobs", "text_offset"):
-        assert sum((chunk["logprobs"][field] for chunk in chunks), []) == whole["logprobs"][field]
+        assert [one for chunk in chunks for one in chunk["logprobs"][field]] == whole["logprobs"][field]
 
 
 def test_best_of_shows_the_likeliest_and_counts_all(node: Node) -> None:

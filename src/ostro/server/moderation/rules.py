@@ -101,7 +101,8 @@ RULES: tuple[Rule, ...] = (
         HATE,
         0.9,
         "vermin subhuman subhumans animals parasites inferior filth scum cockroaches disease trash",
-        r"\b(?:all |those |these |the )?{group} (?:are|is) (?:all |just |nothing but |a |an ){{0,4}}(?:vermin|subhumans?"
+        r"\b(?:all |those |these |the )?{group} (?:are|is) (?:all |just |nothing but |a |an ){{0,4}}(?:vermin"
+        r"|subhumans?"
         r"|animals"
         r"|parasites|inferior|filth|scum|cockroaches|disease|trash)\b",
         "hate",
