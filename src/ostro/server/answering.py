@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import Request, Response
@@ -26,6 +26,8 @@ from ostro.web.sse import DONE, EventStreamResponse, sse_data
 from ostro.web.wire import GenerationRequest
 
 log = logging.getLogger("ostro.server")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -120,22 +122,32 @@ async def answer(
     model has no place for.
     """
     headers = job.body.ignored_header(*ignored)
+    if job.body.stream:
+        return await stream(request, context, generation, _frames(generation, job, shape), headers)
+    choices = await whole(request, generation, gather(generation))
+    return json_response(shape.whole(choices, generation.usage()), headers)
+
+
+async def whole(request: Request, generation: Generation, work: Coroutine[Any, Any, T]) -> T:
+    """The result of work that reads a generation to its end, which is closed where that fails or the client leaves."""
     try:
-        if not job.body.stream:
-            choices = await while_connected(request, gather(generation))
-            return _json(shape.whole(choices, generation.usage()), headers)
-        # An early refusal (a full queue, a deadline) still can be a status. Not for ever: after a while the
-        # stream opens and heartbeats keep it.
-        await while_connected(request, generation.wait_first(context.heartbeat_s))
+        return await while_connected(request, work)
     except BaseException:
         generation.close()
         raise
-    return EventStreamResponse(
-        _frames(generation, job, shape),
-        close=generation.close,
-        headers=headers,
-        heartbeat_s=context.heartbeat_s,
-    )
+
+
+async def stream(
+    request: Request,
+    context: ServerContext,
+    generation: Generation,
+    frames: AsyncIterator[bytes],
+    headers: Mapping[str, str],
+) -> Response:
+    """A generation as events. What goes wrong before its first token is raised, so that it is a status."""
+    # Not for ever: after a while the stream opens and heartbeats keep it.
+    await whole(request, generation, generation.wait_first(context.heartbeat_s))
+    return EventStreamResponse(frames, close=generation.close, headers=headers, heartbeat_s=context.heartbeat_s)
 
 
 def submit(
@@ -198,5 +210,5 @@ async def _frames(generation: Generation, job: Job, shape: Shape) -> AsyncIterat
     yield DONE
 
 
-def _json(body: Any, headers: Mapping[str, str]) -> Response:
+def json_response(body: Any, headers: Mapping[str, str]) -> Response:
     return Response(msgspec.json.encode(body), headers=dict(headers), media_type="application/json")

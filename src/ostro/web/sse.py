@@ -27,6 +27,15 @@ def sse_data(payload: Any) -> bytes:
     return b"data: " + _ENCODER.encode(payload) + b"\n\n"
 
 
+def sse_event(name: str, payload: Any) -> bytes:
+    """One event with a name of its own, as APIs have them whose events are of several kinds.
+
+    >>> sse_event("ping", {"a": 1})
+    b'event: ping\\ndata: {"a":1}\\n\\n'
+    """
+    return b"event: " + name.encode() + b"\ndata: " + _ENCODER.encode(payload) + b"\n\n"
+
+
 class EventStreamResponse(Response):
     """Streams ready-made frames until they end or the client goes away; `close` is called after either.
 

@@ -46,6 +46,17 @@ class WireRequest(BaseModel):
         named = sorted({*names, *more})[:_MAX_NAMED]
         return {"x-ostro-ignored": ", ".join(named)} if named else {}
 
+    def refuse_unsupported(self) -> None:
+        """Raises InvalidRequestError for a field whose silent loss would change the answer's meaning."""
+        for name, harmless in self.REFUSED.items():
+            value = (self.model_extra or {}).get(name)
+            if value is not None and value not in harmless:
+                raise InvalidRequestError(
+                    f"'{name}' is not supported by this server. Leave it out.",
+                    param=name,
+                    code="unsupported_parameter",
+                )
+
 
 class GenerationRequest(WireRequest):
     """The fields that chat and plain completions have in common: OpenAI's, and the usual extensions.
@@ -86,17 +97,6 @@ class GenerationRequest(WireRequest):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
-
-    def refuse_unsupported(self) -> None:
-        """Raises InvalidRequestError for a field whose silent loss would change the answer's meaning."""
-        for name, harmless in self.REFUSED.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in harmless:
-                raise InvalidRequestError(
-                    f"'{name}' is not supported by this server. Leave it out.",
-                    param=name,
-                    code="unsupported_parameter",
-                )
 
     def response(self) -> ResponseFormat:
         """What the text must be, however it was asked for. Raises InvalidRequestError for more than one way."""
