@@ -1,7 +1,7 @@
 """Constrained sampling: which tokens may come next in each constrained row.
 
 A matcher (llguidance's) follows one answer through its grammar. Matchers are compiled in a thread, off the step loop;
-masks are computed in a thread too, while the model runs: they depend on the tokens so far, not on the logits.
+a GPU's masks are computed in a thread too, while the model runs: they depend on the tokens so far, not on the logits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import llguidance
 import numpy as np
 import torch
-from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmask_par_with_draft_tokens
+from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par_with_draft_tokens
 
 from ostro.core.errors import InvalidRequestError
 from ostro.core.grammar_limits import one_line, parser_limits
@@ -139,18 +139,24 @@ class MaskRow:
 
 
 class MaskMaker:
-    """Computes the masks of a batch in a thread while the model runs."""
+    """Computes the masks of a batch: in a thread while the model runs, where the model runs elsewhere.
 
-    def __init__(self, vocab_size: int) -> None:
+    on_cpu: the model has the processor's cores itself. A second thread would only make it wait, many times longer
+    than the masks take, so they are computed when they are needed.
+    """
+
+    def __init__(self, vocab_size: int, *, on_cpu: bool) -> None:
         self._words = -(-vocab_size // 32)
         self._vocab_size = vocab_size
         self._executor = llguidance.LLExecutor(1)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="masks")
+        self._thread = None if on_cpu else ThreadPoolExecutor(1, thread_name_prefix="masks")
         self._bits = np.zeros((0, self._words), dtype=np.int32)
 
-    def start(self, rows: Sequence[MaskRow]) -> Future[torch.Tensor]:
-        """The rows' masks `[R, V]`, True where a token is forbidden; R counts a row and one more for each draft."""
-        return self._thread.submit(self._forbidden, rows)
+    def start(self, rows: Sequence[MaskRow]) -> Callable[[], torch.Tensor]:
+        """Gives the rows' masks `[R, V]`, True where a token is forbidden; R counts a row and one more a draft."""
+        if self._thread is None:
+            return lambda: self._forbidden(rows)
+        return self._thread.submit(self._forbidden, rows).result
 
     def _forbidden(self, rows: Sequence[MaskRow]) -> torch.Tensor:
         count = sum(1 + len(row.drafts) for row in rows)
@@ -158,31 +164,31 @@ class MaskMaker:
             self._bits = np.zeros((count, self._words), dtype=np.int32)
         bits = self._bits[:count]
         bits[:] = -1  # rows behind a draft that the grammar does not take stay free: they are not used
-        plain: list[tuple[llguidance.LLMatcher, int]] = []
         drafted: list[tuple[llguidance.LLMatcher, int, list[int]]] = []
         at = 0
         for row in rows:
             if row.drafts:
                 drafted.append((row.matcher, at, list(row.drafts)))
             else:
-                plain.append((row.matcher, at))
+                fill_next_token_bitmask(row.matcher, bits, at)
             at += 1 + len(row.drafts)
-        if plain:
-            fill_next_token_bitmask_par(self._executor, plain, bits)
         if drafted:
             fill_next_token_bitmask_par_with_draft_tokens(self._executor, drafted, bits)
-        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, : self._vocab_size]
-        return torch.from_numpy(allowed == 0)
+        forbidden = np.unpackbits((~bits).view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
+        return torch.from_numpy(forbidden.view(np.bool_))
 
 
 def forbid(logits_RV: torch.Tensor, rows: Sequence[MaskRow], forbidden_MV: torch.Tensor) -> None:
-    """Set forbidden tokens' logits to minus infinity, in place."""
+    """Set forbidden tokens' logits to minus infinity, in place; neighbouring rows in one go."""
     forbidden_MV = forbidden_MV.to(logits_RV.device, non_blocking=True)
-    at = 0
-    for row in rows:
-        count = 1 + len(row.drafts)
-        logits_RV[row.row : row.row + count].masked_fill_(forbidden_MV[at : at + count], -torch.inf)
-        at += count
+    begin = at = 0
+    while at < len(forbidden_MV):
+        first = end = rows[begin].row
+        while begin < len(rows) and rows[begin].row == end:
+            end += 1 + len(rows[begin].drafts)
+            begin += 1
+        logits_RV[first:end].masked_fill_(forbidden_MV[at : at + end - first], -torch.inf)
+        at += end - first
 
 
 def follow(matcher: llguidance.LLMatcher, tokens: Sequence[int]) -> str:

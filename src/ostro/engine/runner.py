@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -43,7 +43,7 @@ class Masks:
     """Constrained rows, and which tokens they forbid, as soon as that is known."""
 
     rows: list[MaskRow]
-    forbidden_MV: Future[torch.Tensor]
+    forbidden_MV: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ class Runner:
     ) -> None:
         self.model = model
         self._grammars = grammars
-        self._masks = MaskMaker(model.config.vocab_size) if grammars is not None else None
         self.cache = cache
         self.device = model.embed.weight.device
+        self._on_cpu = self.device.type == "cpu"
+        self._masks = None if grammars is None else MaskMaker(model.config.vocab_size, on_cpu=self._on_cpu)
         self._block_size = cache.layout.block_size
         self._slots: dict[int, _Slot] = {}
         groups = len(cache.layout.groups)
@@ -89,7 +90,6 @@ class Runner:
         self._positions = np.zeros(max_tokens, dtype=np.int64)
         self._sequence = np.zeros(max_tokens, dtype=np.int32)
         self._tables = np.zeros((groups, max_seqs, width), dtype=np.int32)
-        self._on_cpu = self.device.type == "cpu"
 
     def launch(self, plan: BatchPlan) -> StepHandle:
         for admission in plan.admissions:
@@ -111,7 +111,7 @@ class Runner:
             return [RowResult([], embedding=handle.embeddings.get(row.slot)) for row in handle.plan.rows]
         with torch.inference_mode():
             masks = handle.masks
-            mask = None if masks is None else partial(forbid, rows=masks.rows, forbidden_MV=masks.forbidden_MV.result())
+            mask = None if masks is None else partial(forbid, rows=masks.rows, forbidden_MV=masks.forbidden_MV())
             tokens, logprobs = sample(handle.logits_RV, handle.rows, mask)
         results: list[RowResult] = []
         at = 0
