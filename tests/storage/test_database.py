@@ -45,7 +45,7 @@ def test_values_come_back_as_they_went_in(store: Database) -> None:
     name = "'; DROP TABLE responses; --"
     store.write_now(lambda connection: add(connection, name))
     row = store.read_now(lambda connection: connection.execute(select(responses)).one())
-    assert dict(row._mapping) == {**response(name), "expires_at": None, "previous_id": None}
+    assert dict(row._mapping) == {**response(name), "expires_at": None, "previous_id": None, "owner": ""}
 
 
 def test_a_transaction_is_kept_whole_or_not_at_all(store: Database) -> None:

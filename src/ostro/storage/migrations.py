@@ -111,6 +111,11 @@ MIGRATIONS: tuple[Migration, ...] = (
             """,
         ),
     ),
+    Migration(
+        4,
+        "owners of responses",
+        ("ALTER TABLE responses ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",),
+    ),
 )
 
 

@@ -18,7 +18,8 @@ migrations = Table(
     Column("applied_at", Double, nullable=False),
 )
 
-# Stored answers of /v1/responses. previous_id may name one that is gone.
+# Stored answers of /v1/responses. previous_id may name one that is gone. owner: the hash of the API key that may find
+# it, empty where the server wanted none. body: all but the output. input: what came in this request alone.
 responses = Table(
     "responses",
     metadata,
@@ -30,6 +31,7 @@ responses = Table(
     Column("body", JSON, nullable=False),
     Column("input", JSON, nullable=False),
     Column("output", JSON, nullable=False),
+    Column("owner", String, nullable=False, server_default=""),
 )
 
 # One row a file in the store's folder, which is named by the id. source: "upload", or "mistral" for what a batch wrote.

@@ -14,10 +14,16 @@ from ostro.web.errors import error_response
 
 OPEN_PATHS = frozenset({"/health/live"})
 
-# Under this key of a scope, `IN_PROCESS` says that the program itself calls. Servers make scopes of what they receive
-# and fill in keys of their own choosing, so nothing that is sent can put it there.
+# Under this key of a scope, `IN_PROCESS` says that the program itself calls, and a text which API key does. Servers
+# make scopes of what they receive and fill in keys of their own choosing, so nothing that is sent can put it there.
 PRINCIPAL = "ostro.principal"
 IN_PROCESS = object()
+
+
+def owner_of(scope: Scope) -> str:
+    """Who may find again what this request stores: the SHA-256 of its API key, in hex; empty where none is wanted."""
+    principal = scope.get(PRINCIPAL)
+    return principal if isinstance(principal, str) else ""
 
 
 class ApiKeyGate:
@@ -51,6 +57,8 @@ class ApiKeyGate:
         given = _digest(token)
         # No early exit, and digests of equal length: the time says nothing about which key was how close.
         matches = [hmac.compare_digest(given, known) for known in self._digests]
+        if any(matches):
+            scope[PRINCIPAL] = given.hex()
         return any(matches)
 
 

@@ -27,7 +27,7 @@ _MAX_LOADS = 4
 _QUIET_S = 12.0  # more than an engine must live for its supervisor to forget earlier deaths
 
 # Bodies of these have a priority; the others are over in a step.
-_PRIORITISED = ("/v1/chat/completions", "/v1/completions", "/v1/fim/completions")
+_PRIORITISED = ("/v1/chat/completions", "/v1/completions", "/v1/fim/completions", "/v1/responses")
 
 
 class Caller:
