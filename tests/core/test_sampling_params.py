@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import (
+    MAX_BANNED_TOKEN_IDS,
     MAX_COUNT,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
@@ -40,6 +41,9 @@ ACCEPTED: dict[str, list[Any]] = {
     "stop": [[], ["a"], ["x" * MAX_STOP_LENGTH] * MAX_STOP_STRINGS],
     "stop_token_ids": [[], [0], list(range(MAX_STOP_TOKEN_IDS))],
     "ignore_eos": [True, False],
+    "banned_token_ids": [[], [0], list(range(MAX_BANNED_TOKEN_IDS))],
+    "constraint": [None, "{}"],
+    "prompt_logprobs": [None, 0, MAX_LOGPROBS],
 }
 NOT_NUMBERS: list[Any] = ["1", True, None, [], math.nan, math.inf]
 NOT_COUNTS: list[Any] = ["1", True, 1.0, 1.5, [], -1, MAX_COUNT + 1, 10**30]
@@ -70,6 +74,9 @@ REFUSED: dict[str, list[Any]] = {
     "n": [*NOT_COUNTS, 0, MAX_N + 1, None],
     "stop": ["text", [""], ["x" * (MAX_STOP_LENGTH + 1)], ["a"] * (MAX_STOP_STRINGS + 1), ["a"] * 10_000, [3], [None]],
     "stop_token_ids": [[-1], ["1"], [True], [1.0], [MAX_COUNT + 1], [1] * (MAX_STOP_TOKEN_IDS + 1)],
+    "banned_token_ids": [[-1], ["1"], [True], [1.0], [MAX_COUNT + 1], [1] * (MAX_BANNED_TOKEN_IDS + 1)],
+    "constraint": [1, True, {}, b"{}"],
+    "prompt_logprobs": ["1", True, 1.0, -1, MAX_LOGPROBS + 1],
 }
 
 
@@ -153,11 +160,14 @@ def test_greedy_and_penalised() -> None:
             "logit_bias": st.dictionaries(st.integers(0, MAX_COUNT), st.floats(-100, 100), max_size=4),
             "stop": st.lists(st.text(min_size=1, max_size=9), max_size=4),
             "stop_token_ids": st.lists(st.integers(0, MAX_COUNT), max_size=4),
+            "banned_token_ids": st.lists(st.integers(0, MAX_COUNT), max_size=4),
+            "constraint": st.none() | st.text(max_size=9),
+            "prompt_logprobs": st.none() | st.integers(0, MAX_LOGPROBS),
         },
     )
 )
 def test_whatever_is_accepted_crosses_as_msgpack(fields: dict[str, Any]) -> None:
-    params = SamplingParams(**{"stop": [], "stop_token_ids": [], **fields})
+    params = SamplingParams(**{"stop": [], "stop_token_ids": [], "banned_token_ids": [], **fields})
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params
 
 

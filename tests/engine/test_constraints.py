@@ -85,7 +85,7 @@ def params(constraint: str | None, seed: int) -> SamplingParams:
     return SamplingParams(max_tokens=ROOM, temperature=0.7, seed=seed, constraint=constraint)
 
 
-@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(schemas, min_size=9, max_size=9), st.lists(patterns, min_size=5, max_size=5), st.integers(0, 999))
 def test_a_mixed_batch_of_sixteen_is_valid(llm: LLM, many: list[Any], regexes: list[str], seed: int) -> None:
     made = [constraints.json_schema(schema) for schema in many]

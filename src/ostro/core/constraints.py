@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from ostro.core.errors import InvalidRequestError
+from ostro.core.patterns import ascii_classes, ascii_schema
 
 MAX_SCHEMA_BYTES = 256 * 1024
 MAX_SCHEMA_NODES = 20_000
@@ -97,11 +98,11 @@ def guided_schema(schema: Mapping[str, Any] | bool, *, lenient: bool = False) ->
         options["lenient"] = True
     if isinstance(schema, bool):
         return {"x-guidance": options} if schema else {"not": {}, "x-guidance": options}
-    return {**schema, "x-guidance": options}
+    return {**ascii_schema(schema), "x-guidance": options}
 
 
 def regex_literal(pattern: str) -> str:
-    """A regular expression as Lark writes it, between slashes.
+    """A regular expression as Lark writes it, between slashes, with `\\d`, `\\w` and `\\s` as ASCII's.
 
     >>> regex_literal("a/b"), regex_literal("a" + chr(10))
     ('/a\\\\/b/', '/a\\\\n/')
@@ -112,7 +113,7 @@ def regex_literal(pattern: str) -> str:
         raise _refusal(f"A regular expression may have {MAX_REGEX} characters, this one has {len(pattern)}.")
     escapes = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
     written: list[str] = []
-    characters = iter(pattern)
+    characters = iter(ascii_classes(pattern))
     for char in characters:
         if char == "\\":
             escaped = next(characters, "")

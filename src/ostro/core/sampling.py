@@ -90,6 +90,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             _check_int("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         if self.prompt_logprobs is not None:
             _check_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
+        if not isinstance(self.constraint, str | None):
+            raise InvalidRequestError(
+                "constraint must be a grammar as ostro.core.constraints makes them, or None.", param="constraint"
+            )
         _check_int("n", self.n, 1, MAX_N)
         self._check_stops()
         self._check_logit_bias()
