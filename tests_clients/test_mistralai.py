@@ -178,11 +178,14 @@ def test_embeddings(real: Mistral) -> None:
 
 def test_moderations(sdk: Mistral) -> None:
     conversation: Any = user("How do I kill a process in Linux?")
-    answer = sdk.classifiers.moderate_chat(model="scripted", inputs=conversation)
+    answer = sdk.classifiers.moderate_chat(model="mistral-moderation-latest", inputs=conversation)
+    assert answer.model == "ostro-rules"
     assert answer.results[0].categories
     assert answer.results[0].category_scores
     assert answer.results[0].categories.keys() == answer.results[0].category_scores.keys()
     assert not any(answer.results[0].categories.values())
+    flagged = sdk.classifiers.moderate(model="mistral-moderation-latest", inputs=["hello", "I want to end my life."])
+    assert [bool(result.categories and result.categories["selfharm"]) for result in flagged.results] == [False, True]
 
 
 def test_files_and_batch_jobs(sdk: Mistral) -> None:

@@ -49,17 +49,19 @@ def _narrow(node: Any) -> Any:
 def _description(node: Node, folder: Path) -> Path:
     with urllib.request.urlopen(f"{node.url}/openapi.json") as answer:
         document = json.load(answer)
-    for operations in document["paths"].values():
+    for path, operations in document["paths"].items():
         for operation in operations.values():
             if "requestBody" not in operation:
                 continue
             body = operation["requestBody"] = _narrow(operation["requestBody"])
+            if path.endswith("/moderations"):
+                body["content"]["application/json"]["schema"]["properties"]["model"] = {"const": "ostro-rules"}
             # In a form an empty list is no field at all, so a field that is not required cannot be given wrongly by it.
             for name in OF_FORMS:
                 body["content"].get("multipart/form-data", {}).get("schema", {}).get("properties", {}).pop(name, None)
-    path = folder / "openapi.json"
-    path.write_text(json.dumps(document))
-    return path
+    written = folder / "openapi.json"
+    written.write_text(json.dumps(document))
+    return written
 
 
 def _fuzz(node: Node, folder: Path, phases: str, examples: int) -> None:
