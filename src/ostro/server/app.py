@@ -35,6 +35,7 @@ from ostro.server.routes import (
     metrics,
     models,
     moderations,
+    responses,
     tokens,
 )
 from ostro.storage import Database
@@ -110,7 +111,7 @@ def create_app(
         grammars=grammars,
         heartbeat_s=heartbeat_s,
     )
-    answering = (chat, completions, fim, infer, embeddings, moderations, tokens)
+    answering = (chat, completions, fim, infer, responses, embeddings, moderations, tokens)
     for part in (home, health, metrics, models, *answering, files, batch_jobs, batches):
         app.include_router(part.router)
     describe(app)

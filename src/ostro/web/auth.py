@@ -26,6 +26,11 @@ def owner_of(scope: Scope) -> str:
     return principal if isinstance(principal, str) else ""
 
 
+def is_in_process(scope: Scope) -> bool:
+    """Whether the program itself calls."""
+    return scope.get(PRINCIPAL) is IN_PROCESS
+
+
 class ApiKeyGate:
     """Plain ASGI. With no keys configured everybody passes; with any, every path but the open ones wants one.
 
@@ -49,7 +54,7 @@ class ApiKeyGate:
             await error_response(_refusal(scope))(scope, receive, send)
 
     def _passes(self, scope: Scope) -> bool:
-        if scope["path"] in self._open or scope.get(PRINCIPAL) is IN_PROCESS:
+        if scope["path"] in self._open or is_in_process(scope):
             return True
         token = _token(scope)
         if token is None:

@@ -1,0 +1,145 @@
+"""Input items as they came, read into items as answers and the store have them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, TypeVar, cast
+
+import msgspec
+
+from ostro.core.errors import InvalidRequestError
+from ostro.server.responses.ids import item_id
+from ostro.web.response_input import InputItem, InputPart, missing
+from ostro.web.response_items import (
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    InputText,
+    Item,
+    ItemStatus,
+    MessageItem,
+    MessagePart,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    Refusal,
+)
+
+T = TypeVar("T")
+
+_ROLES = ("user", "assistant", "system", "developer")
+_MAX_ID = 128
+# A message's texts are taken under each of these names; the answer's own says which it is.
+_TEXTS = ("input_text", "output_text", "text")
+
+
+def read_items(
+    given: str | Sequence[InputItem], response_id: str, *, taken: Collection[str], referenced: Mapping[str, Item]
+) -> list[Item]:
+    """Checked items with an id each: their own, or one of this answer where they have none or a taken one.
+
+    referenced: what item references stand for. Raises InvalidRequestError naming the field.
+    """
+    if isinstance(given, str):
+        text = MessageItem(id=item_id(response_id, "message", 0, given=True), role="user", content=[InputText(given)])
+        return [text]
+    used = set(taken)
+    items: list[Item] = []
+    for index, one in enumerate(given):
+        item = _read(f"input[{index}]", one, referenced)
+        if not item.id or len(item.id) > _MAX_ID or item.id in used:
+            kind = str(item.__struct_config__.tag)
+            item = msgspec.structs.replace(item, id=item_id(response_id, kind, index, given=True))
+        used.add(item.id)
+        items.append(item)
+    return items
+
+
+def _read(where: str, item: InputItem, referenced: Mapping[str, Item]) -> Item:
+    own_id = item.id or ""
+    match item.type:
+        case None | "message":
+            return _message(where, own_id, item)
+        case "function_call":
+            call_id = _needed(where, "call_id", item.call_id)
+            name, arguments = _needed(where, "name", item.name), _needed(where, "arguments", item.arguments)
+            status: ItemStatus = "incomplete" if item.status == "incomplete" else "completed"
+            return FunctionCallItem(id=own_id, status=status, call_id=call_id, name=name, arguments=arguments)
+        case "function_call_output":
+            call_id = _needed(where, "call_id", item.call_id)
+            output: str | list[InputPart] = _needed(where, "output", item.output)
+            if isinstance(output, str):
+                return FunctionCallOutputItem(id=own_id, call_id=call_id, output=output)
+            texts = [InputText(_text(f"{where}.output[{n}]", part)) for n, part in enumerate(output)]
+            return FunctionCallOutputItem(id=own_id, call_id=call_id, output=texts)
+        case "reasoning":
+            return ReasoningItem(id=own_id, content=_thoughts(where, item))
+        case "item_reference":
+            return _resolved(where, item, referenced)
+    raise InvalidRequestError(
+        f"{where} is of type {str(item.type)[:40]!r}. This server knows items of type 'message', 'function_call', "
+        "'function_call_output', 'reasoning' and 'item_reference'.",
+        param=f"{where}.type",
+        code="unsupported_content",
+    )
+
+
+def _message(where: str, own_id: str, item: InputItem) -> MessageItem:
+    role = _needed(where, "role", item.role)
+    if role not in _ROLES:
+        raise InvalidRequestError(
+            f"{where}.role is {role[:40]!r}; it can be {', '.join(_ROLES)}.", param=f"{where}.role"
+        )
+    content: str | list[InputPart] = _needed(where, "content", item.content)
+    parts = [InputPart(type="text", text=content)] if isinstance(content, str) else content
+    read = [_part(f"{where}.content[{number}]", role, part) for number, part in enumerate(parts)]
+    known = cast(Literal["user", "assistant", "system", "developer"], role)
+    return MessageItem(id=own_id, role=known, content=read)
+
+
+def _part(where: str, role: str, part: InputPart) -> MessagePart:
+    if part.type == "refusal" and role == "assistant":
+        return Refusal(_needed(where, "refusal", part.refusal))
+    text = _text(where, part)
+    return OutputText(text=text) if role == "assistant" else InputText(text)
+
+
+def _text(where: str, part: InputPart) -> str:
+    if part.type not in _TEXTS:
+        raise InvalidRequestError(
+            f"{where} is of type {part.type[:40]!r}, but this model takes text only.",
+            param=f"{where}.type",
+            code="unsupported_content",
+        )
+    return _needed(where, "text", part.text)
+
+
+def _thoughts(where: str, item: InputItem) -> list[ReasoningText]:
+    """A thought without its text (encrypted elsewhere, or only summarised) is left out, as templates leave old ones."""
+    if item.content is None or isinstance(item.content, str):
+        return [ReasoningText(item.content)] if item.content else []
+    thoughts = []
+    for number, part in enumerate(item.content):
+        at = f"{where}.content[{number}]"
+        if part.type != "reasoning_text":
+            raise InvalidRequestError(
+                f"{at} is of type {part.type[:40]!r}; a thought has parts of type 'reasoning_text'.", param=f"{at}.type"
+            )
+        thoughts.append(ReasoningText(_needed(at, "text", part.text)))
+    return thoughts
+
+
+def _resolved(where: str, item: InputItem, referenced: Mapping[str, Item]) -> Item:
+    wanted = _needed(where, "id", item.id)
+    if wanted not in referenced:
+        raise InvalidRequestError(
+            f"{where} refers to the item '{wanted[:100]}', which is not stored here. Send the item itself.",
+            param=f"{where}.id",
+            code="item_not_found",
+        )
+    return referenced[wanted]
+
+
+def _needed(where: str, field: str, value: T | None) -> T:
+    if value is None:
+        raise missing(f"{where}.{field}")
+    return value
