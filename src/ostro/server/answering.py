@@ -22,7 +22,7 @@ from ostro.tokenizer.answers import CallArguments, CallStart, Reasoning, Text
 from ostro.tokenizer.parser import PlainParser
 from ostro.web.disconnect import while_connected
 from ostro.web.errors import error_body
-from ostro.web.sse import DONE, EventStreamResponse, sse_data
+from ostro.web.sse import DONE, KEEP_ALIVE, EventStreamResponse, sse_data
 from ostro.web.wire import GenerationRequest
 
 log = logging.getLogger("ostro.server")
@@ -143,11 +143,18 @@ async def stream(
     generation: Generation,
     frames: AsyncIterator[bytes],
     headers: Mapping[str, str],
+    *,
+    heartbeat: bytes = KEEP_ALIVE,
 ) -> Response:
-    """A generation as events. What goes wrong before its first token is raised, so that it is a status."""
+    """A generation as events. What goes wrong before its first token is raised, so that it is a status.
+
+    heartbeat: what a silent stream is kept open with.
+    """
     # Not for ever: after a while the stream opens and heartbeats keep it.
     await whole(request, generation, generation.wait_first(context.heartbeat_s))
-    return EventStreamResponse(frames, close=generation.close, headers=headers, heartbeat_s=context.heartbeat_s)
+    return EventStreamResponse(
+        frames, close=generation.close, headers=headers, heartbeat_s=context.heartbeat_s, heartbeat=heartbeat
+    )
 
 
 def submit(
@@ -202,12 +209,17 @@ async def _frames(generation: Generation, job: Job, shape: Shape) -> AsyncIterat
                 yield sse_data(shape.piece(piece))
         if job.body.include_usage:
             yield sse_data(shape.last(generation.usage()))
-    except OstroError as error:
-        yield sse_data(error_body(error))
-    except Exception:  # the status is long sent, so a stream can only say it in a chunk
-        log.exception("the stream of %s failed", job.id)
-        yield sse_data(error_body(OstroError("The server failed on this request. Its log says why.")))
+    except Exception as error:  # noqa: BLE001 - the status is long sent, so a stream can only say it in a chunk
+        yield sse_data(error_body(stream_failure(error, job.id)))
     yield DONE
+
+
+def stream_failure(error: Exception, answer_id: str) -> OstroError:
+    """What a stream tells of an error that ended it; the log has what was not expected."""
+    if isinstance(error, OstroError):
+        return error
+    log.error("the stream of %s failed", answer_id, exc_info=error)
+    return OstroError("The server failed on this request. Its log says why.")
 
 
 def json_response(body: Any, headers: Mapping[str, str]) -> Response:

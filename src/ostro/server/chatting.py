@@ -61,6 +61,23 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
 
     Raises InvalidRequestError naming the field, PromptTooLongError, NotReadyError, QueueFullError.
     """
+    prompt = await render(model, spec)
+    params = await _constrained(context, model, spec, prompt)
+    return submit(
+        context,
+        model,
+        [prompt],
+        params,
+        _reader(model, spec, prompt, continuation=bool(spec.messages[-1].get("prefix")) or spec.continue_final),
+        request_id=request_id,
+        priority=spec.priority,
+        timeout_s=spec.timeout,
+        param=spec.messages_param,
+    )
+
+
+async def render(model: ServedModel, spec: ChatSpec) -> list[int]:
+    """The tokens that ask for the answer. Raises InvalidRequestError naming the field."""
     messages = [dict(message) for message in spec.messages]
     if spec.safe_prompt:
         messages = _careful(messages)
@@ -71,19 +88,7 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
         options["reasoning_effort"] = spec.reasoning_effort
     if spec.continue_final:
         options["continue_final"] = True
-    prompt = await model.encode_chat(messages, **options)
-    params = await _constrained(context, model, spec, prompt)
-    return submit(
-        context,
-        model,
-        [prompt],
-        params,
-        _reader(model, spec, prompt, continuation=bool(messages[-1].get("prefix")) or spec.continue_final),
-        request_id=request_id,
-        priority=spec.priority,
-        timeout_s=spec.timeout,
-        param=spec.messages_param,
-    )
+    return await model.encode_chat(messages, **options)
 
 
 async def constrained(

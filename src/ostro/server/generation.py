@@ -21,7 +21,8 @@ class Piece:
     """What was new of one choice.
 
     parts: text, reasoning and calls, in order. finish_reason: "stop", "length" or "tool_calls" on a choice's last
-    piece. prompt_logprobs: on a choice's first piece, where they were asked for.
+    piece. prompt_logprobs: on a choice's first piece, where they were asked for. stop_string: the one that ended the
+    choice, if one did.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Piece:
     logprobs: list[TokenLogprobs] | None
     finish_reason: str | None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    stop_string: str | None = None
 
     @property
     def text(self) -> str:
@@ -37,7 +39,10 @@ class Piece:
 
 
 class AnswerReader(Protocol):
-    """Understands the tokens of one answer as they come."""
+    """Understands the tokens of one answer as they come. stop_string: the one that ended it, if one did."""
+
+    @property
+    def stop_string(self) -> str | None: ...
 
     def push(self, token_ids: Sequence[int]) -> Parsed: ...
 
@@ -46,6 +51,8 @@ class AnswerReader(Protocol):
 
 class TokensOnly:
     """Reads the answer of a model without a tokenizer: its tokens are all there is to show."""
+
+    stop_string = None
 
     def push(self, token_ids: Sequence[int]) -> Parsed:
         return Parsed([], False, len(token_ids), 0)
@@ -203,7 +210,15 @@ class _Choice:
         if reason == "stop" and self._called:
             reason = "tool_calls"
         logprobs = None if event.logprobs is None else event.logprobs[:consumed]
-        return Piece(self.index, parts, event.token_ids[:consumed], logprobs, reason, event.prompt_logprobs)
+        return Piece(
+            self.index,
+            parts,
+            event.token_ids[:consumed],
+            logprobs,
+            reason,
+            event.prompt_logprobs,
+            self._reader.stop_string if reason is not None else None,
+        )
 
     def _refuse_bad_end(self, event: TokensEvent) -> None:
         if event.finish_reason in (None, "stop", "length"):

@@ -43,6 +43,11 @@ class Detokenizer:
         self._begun = continuation
         self._unwatched = min_tokens
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text, if one did."""
+        return None if self._stops is None else self._stops.found
+
     def push(self, token_ids: Sequence[int]) -> Piece:
         """Add ids in order. After a stop nothing is taken any more."""
         if self._stops is None:

@@ -137,6 +137,11 @@ class PlainParser:
     ) -> None:
         self._text = Detokenizer(tokenizer, stop, min_tokens=min_tokens, continuation=continuation)
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text, if one did."""
+        return self._text.stop_string
+
     def push(self, token_ids: Sequence[int]) -> Parsed:
         text, stopped, consumed = self._text.push(token_ids)
         return Parsed([Text(text)] if text else [], stopped, consumed, 0)

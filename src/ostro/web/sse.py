@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 HEARTBEAT_S = 10.0
 
 DONE = b"data: [DONE]\n\n"
-_HEARTBEAT = b": keep-alive\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -39,7 +39,8 @@ def sse_event(name: str, payload: Any) -> bytes:
 class EventStreamResponse(Response):
     """Streams ready-made frames until they end or the client goes away; `close` is called after either.
 
-    A stream silent for `heartbeat_s` seconds gets a comment line, so that proxies keep it open.
+    A stream silent for `heartbeat_s` seconds gets `heartbeat`, so that proxies keep it open: a comment line, or the
+    event that an API has for it.
     """
 
     media_type = "text/event-stream"
@@ -51,12 +52,14 @@ class EventStreamResponse(Response):
         close: Callable[[], None],
         headers: Mapping[str, str] | None = None,
         heartbeat_s: float = HEARTBEAT_S,
+        heartbeat: bytes = KEEP_ALIVE,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.frames = frames
         self.close = close
         self.heartbeat_s = heartbeat_s
+        self.heartbeat = heartbeat
         self._last_sent = 0.0
         # no-transform and X-Accel-Buffering: a proxy that compresses or buffers would hold tokens back.
         self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no", **(headers or {})})
@@ -84,4 +87,4 @@ class EventStreamResponse(Response):
         while True:
             await anyio.sleep(self.heartbeat_s)
             if time.monotonic() - self._last_sent >= self.heartbeat_s:
-                await send({"type": "http.response.body", "body": _HEARTBEAT, "more_body": True})
+                await send({"type": "http.response.body", "body": self.heartbeat, "more_body": True})
