@@ -66,11 +66,7 @@ def _read(where: str, item: InputItem, referenced: Mapping[str, Item]) -> Item:
             return FunctionCallItem(id=own_id, status=status, call_id=call_id, name=name, arguments=arguments)
         case "function_call_output":
             call_id = _needed(where, "call_id", item.call_id)
-            output: str | list[InputPart] = _needed(where, "output", item.output)
-            if isinstance(output, str):
-                return FunctionCallOutputItem(id=own_id, call_id=call_id, output=output)
-            texts = [InputText(_text(f"{where}.output[{n}]", part)) for n, part in enumerate(output)]
-            return FunctionCallOutputItem(id=own_id, call_id=call_id, output=texts)
+            return FunctionCallOutputItem(id=own_id, call_id=call_id, output=_output(where, item.output))
         case "reasoning":
             return ReasoningItem(id=own_id, content=_thoughts(where, item))
         case "item_reference":
@@ -89,8 +85,9 @@ def _message(where: str, own_id: str, item: InputItem) -> MessageItem:
         raise InvalidRequestError(
             f"{where}.role is {role[:40]!r}; it can be {', '.join(_ROLES)}.", param=f"{where}.role"
         )
-    content: str | list[InputPart] = _needed(where, "content", item.content)
-    parts = [InputPart(type="text", text=content)] if isinstance(content, str) else content
+    if item.content is None:
+        raise missing(f"{where}.content")
+    parts = [InputPart(type="text", text=item.content)] if isinstance(item.content, str) else item.content
     read = [_part(f"{where}.content[{number}]", role, part) for number, part in enumerate(parts)]
     known = cast(Literal["user", "assistant", "system", "developer"], role)
     return MessageItem(id=own_id, role=known, content=read)
@@ -111,6 +108,14 @@ def _text(where: str, part: InputPart) -> str:
             code="unsupported_content",
         )
     return _needed(where, "text", part.text)
+
+
+def _output(where: str, given: str | list[InputPart] | None) -> str | list[InputText]:
+    if given is None:
+        raise missing(f"{where}.output")
+    if isinstance(given, str):
+        return given
+    return [InputText(_text(f"{where}.output[{number}]", part)) for number, part in enumerate(given)]
 
 
 def _thoughts(where: str, item: InputItem) -> list[ReasoningText]:
