@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.constraints import ResponseFormat, ToolPolicy
 from ostro.core.errors import InvalidRequestError
+from ostro.web.text_or import OTHER, TEXT, TextOr
 from ostro.web.tools import AllowedTools, FunctionName, ToolChoice, tool_policy
 
 MAX_ITEMS = 4096
 
 _STRICT = ConfigDict(extra="allow", strict=True, protected_namespaces=())
-
-
-def _kind(value: object) -> str:
-    return "Text" if isinstance(value, str) else "Other"
-
-
-# Told apart by whether it is a text, so that an error is about the one that was meant. The tags are no part of a
-# field's path: that has lower-case names only.
-_TEXT = Tag("Text")
-_OTHER = Tag("Other")
-_TextOr = Discriminator(_kind)
 
 
 class InputPart(BaseModel):
@@ -40,7 +30,7 @@ class InputPart(BaseModel):
 
 
 Parts = Annotated[list[InputPart], Field(max_length=MAX_ITEMS)]
-Content = Annotated[Annotated[str, _TEXT] | Annotated[Parts, _OTHER], _TextOr]
+Content = Annotated[Annotated[str, TEXT] | Annotated[Parts, OTHER], TextOr]
 
 
 class InputItem(BaseModel):
@@ -64,7 +54,7 @@ class InputItem(BaseModel):
 
 
 Items = Annotated[list[InputItem], Field(max_length=MAX_ITEMS)]
-Input = Annotated[Annotated[str, _TEXT] | Annotated[Items, _OTHER], _TextOr]
+Input = Annotated[Annotated[str, TEXT] | Annotated[Items, OTHER], TextOr]
 
 
 class ResponseTool(BaseModel):
@@ -127,7 +117,7 @@ class ToolChoiceObject(BaseModel):
         )
 
 
-Choice = Annotated[Annotated[str, _TEXT] | Annotated[ToolChoiceObject, _OTHER], _TextOr]
+Choice = Annotated[Annotated[str, TEXT] | Annotated[ToolChoiceObject, OTHER], TextOr]
 
 
 def read_policy(choice: str | ToolChoiceObject | None, tools: list[ResponseTool], parallel: bool | None) -> ToolPolicy:
