@@ -209,3 +209,13 @@ def test_others_go_on_while_a_bomb_is_read(node: Node) -> None:
     watcher.join()
     assert status == 400
     assert slowest < 1.5
+
+
+def test_brackets_in_a_text_are_no_crowd(node: Node) -> None:
+    text = '[{"\\' * 300_000
+    answer = node.http.post("/v1/completions", json={"prompt": text, "max_tokens": 1})
+    assert answer.json()["error"]["code"] == "context_length_exceeded", answer.text[:300]
+    crowd = b'{"prompt": "x", "metadata": [' + b"[]," * 200_000 + b"[]]}"
+    answer = node.http.post("/v1/completions", content=crowd, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert "objects and lists" in answer.json()["error"]["message"]

@@ -24,6 +24,6 @@ def parser_limits() -> Any:
 
 
 def one_line(message: str) -> str:
-    """A compiler's message, which draws arrows under lines, as one line for an error."""
-    line = " ".join(message.split())
+    """A compiler's message, which draws arrows under lines, as one line for an error; without its inner state."""
+    line = " ".join(message.partition("<state>")[0].split())
     return line if len(line) <= 300 else line[:300] + "…"

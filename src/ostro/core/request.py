@@ -59,6 +59,7 @@ class TokensEvent(msgspec.Struct, kw_only=True):
     cached_tokens: prompt tokens that came from the prefix cache; set on the first event.
     prompt_logprobs: one entry a prompt token, None for the first; on the first event, where they were asked for.
     embedding: the pooled vector, float32 little-endian, on the only event of a pooling request.
+    error_param: the sampling parameter that the error is the fault of; None where it is nobody's.
     """
 
     request_id: str
@@ -67,6 +68,7 @@ class TokensEvent(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     cached_tokens: int = 0
     error: str | None = None
+    error_param: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     embedding: bytes | None = None
 

@@ -209,9 +209,15 @@ class Engine:
                 del self._compiling[request_id]
                 self.scheduler.add(sequence)
                 continue
-            self._finish(sequence, "error")
-            failed.append(TokensEvent(request_id=request_id, finish_reason="error", error=str(error)))
+            failed.append(self._fail(sequence, str(error)))
         return failed
+
+    def _fail(self, sequence: Sequence, error: str) -> TokensEvent:
+        """End a sequence whose grammar cannot be followed."""
+        self._finish(sequence, "error")
+        return TokensEvent(
+            request_id=sequence.request.request_id, finish_reason="error", error=error, error_param="constraint"
+        )
 
     def _note_starts(self, plan: BatchPlan) -> None:
         """Who sits in which slot, and what the prefix cache gave those that start."""
@@ -237,8 +243,7 @@ class Engine:
         self.counters.draft_tokens += drafts
         self.counters.accepted_tokens += max(0, len(new) - 1)
         if result.error:
-            self._finish(sequence, "error")
-            return TokensEvent(request_id=sequence.request.request_id, finish_reason="error", error=result.error)
+            return self._fail(sequence, result.error)
         kept, reason = self._cut(sequence, new)
         if result.complete and len(kept) == len(new):
             reason = "stop"  # The answer's grammar allows nothing more: its end need not be sampled.

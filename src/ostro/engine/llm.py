@@ -318,7 +318,10 @@ class _Job:
         Raises OstroError where the engine could not go on.
         """
         if event.finish_reason == "error":
-            raise OstroError(event.error or "The engine could not go on with this request.")
+            message = event.error or "The engine could not go on with this request."
+            if event.error_param is not None:
+                raise InvalidRequestError(message, param=event.error_param, code="invalid_grammar")
+            raise OstroError(message)
         completion, reader = self.completions[index], self._readers[index]
         self._cached = max(self._cached, event.cached_tokens)
         self._prompt_logprobs = event.prompt_logprobs or self._prompt_logprobs

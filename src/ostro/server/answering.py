@@ -168,8 +168,10 @@ def submit(
     priority: int = 0,
     timeout_s: float | None = None,
     param: str = "prompt",
+    format_param: str = "response_format",
 ) -> Generation:
-    """Queue prompts. param: where they came from, for a PromptTooLongError."""
+    """Queue prompts. param: where they came from, for a PromptTooLongError; format_param: where their answers' form
+    did, for a grammar that takes too much work."""
     card = model.ready_card()
     eos_ids = model.eos_ids()
     groups = []
@@ -188,7 +190,7 @@ def submit(
             error.param = param
             raise
         groups.append(group)
-    return Generation(model, groups, reader, context.metrics)
+    return Generation(model, groups, reader, context.metrics, format_param)
 
 
 async def gather(generation: Generation) -> list[Choice]:

@@ -51,6 +51,11 @@ class ChatSpec:
     messages_param: str = "messages"
     response_param: str = "response_format"
 
+    @property
+    def format_param(self) -> str:
+        """The field that says what form the answer must have."""
+        return "tools" if self.response.kind == "text" else self.response_param
+
     def ignored(self, model: ServedModel) -> tuple[str, ...]:
         """Fields that this model has no place for, to be named in the `x-ostro-ignored` header."""
         return () if self.reasoning_effort is None or _takes_effort(model) else ("reasoning_effort",)
@@ -73,6 +78,7 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
         priority=spec.priority,
         timeout_s=spec.timeout,
         param=spec.messages_param,
+        format_param=spec.format_param,
     )
 
 
@@ -110,8 +116,7 @@ async def _constrained(
     thinks = spec.reasoning_effort not in (None, "none") or tokenizer.special_id("[THINK]") in prompt
     constraint = chat_constraint(tokenizer, tools=spec.tools, policy=spec.policy, response=spec.response, thinks=thinks)
     if constraint is not None:
-        param = "tools" if spec.response.kind == "text" else spec.response_param
-        return await _checked(context, spec.params, constraint, param)
+        return await _checked(context, spec.params, constraint, spec.format_param)
     calls = tokenizer.special_id("[TOOL_CALLS]") if spec.tools and spec.policy.mode == "none" else None
     if calls is None:
         return spec.params

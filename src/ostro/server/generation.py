@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ostro.core.errors import DeadlineExceededError, OstroError
+from ostro.core.errors import DeadlineExceededError, InvalidRequestError, OstroError
 from ostro.core.protocols import EventStream
 from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, Usage
 from ostro.observability.metrics import ServerMetrics
@@ -65,7 +65,7 @@ class Generation:
     """All choices of one HTTP request.
 
     groups: for each prompt, its engine requests (`n` of them); choices are numbered in that order.
-    reader: makes the reader of one choice.
+    reader: makes the reader of one choice. format_param: the field that said what form answers must have.
     Everything is submitted at once. Close it whatever happens, or the engine works on for nobody.
     Raises NotReadyError, InvalidRequestError.
     """
@@ -76,6 +76,7 @@ class Generation:
         groups: Sequence[Sequence[EngineRequest]],
         reader: Callable[[], AnswerReader],
         metrics: ServerMetrics,
+        format_param: str = "response_format",
     ) -> None:
         self._groups = groups
         self._choices: list[_Choice] = []
@@ -85,7 +86,7 @@ class Generation:
         try:
             for request in (request for group in groups for request in group):
                 stream = model.engine.submit(request)
-                self._choices.append(_Choice(len(self._choices), model.name, stream, reader(), metrics))
+                self._choices.append(_Choice(len(self._choices), model.name, stream, reader(), metrics, format_param))
         except OstroError:
             for choice in self._choices:
                 choice.close("error")
@@ -161,9 +162,16 @@ class _Choice:
     """One sequence on its way to an answer."""
 
     def __init__(
-        self, index: int, model: str, stream: EventStream, reader: AnswerReader, metrics: ServerMetrics
+        self,
+        index: int,
+        model: str,
+        stream: EventStream,
+        reader: AnswerReader,
+        metrics: ServerMetrics,
+        format_param: str,
     ) -> None:
         self.index = index
+        self._format_param = format_param
         self.tokens = 0
         self.cached = 0
         self.reasoning = 0
@@ -225,7 +233,10 @@ class _Choice:
             return
         if event.finish_reason == "deadline":
             raise DeadlineExceededError("The request's deadline passed before it was done.", param="timeout")
-        raise OstroError(event.error or f"The engine ended the request: {event.finish_reason}.")
+        message = event.error or f"The engine ended the request: {event.finish_reason}."
+        if event.error_param is not None:
+            raise InvalidRequestError(message, param=self._format_param, code="invalid_grammar")
+        raise OstroError(message)
 
     def _note_times(self, count: int) -> None:
         now = time.monotonic()

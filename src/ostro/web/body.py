@@ -20,6 +20,9 @@ from ostro.web.errors import error_response
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 BODY_S = 30.0
+# Objects and lists in a body. Millions of them take seconds to read, in which nobody else is served.
+MAX_CONTAINERS = 100_000
+_JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _SLOWEST_BYTES_S = 1024
 _DISCARD_FACTOR = 4
 _DISCARD_S = 5.0
@@ -167,10 +170,25 @@ async def read_json(request: Request, kind: type[Wire]) -> Wire:
         raise UnsupportedMediaTypeError(
             f"The body must be JSON with the header 'Content-Type: application/json', not '{media or 'none'}'."
         )
+    body = await request.body()
+    _refuse_crowds(body)
     try:
-        return kind.model_validate_json(await request.body())
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise _translate(error.errors(include_url=False, include_context=False)[0]) from None
+
+
+def _refuse_crowds(body: bytes) -> None:
+    """Raises InvalidRequestError for more objects and lists than any request needs. Brackets in texts do not count."""
+    if _count_containers(body) <= MAX_CONTAINERS or _count_containers(_JSON_STRING.sub(b"", body)) <= MAX_CONTAINERS:
+        return
+    raise InvalidRequestError(
+        f"The body holds more than {MAX_CONTAINERS} objects and lists. Send fewer.", code="invalid_json"
+    )
+
+
+def _count_containers(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
 
 
 async def handle_bad_parameter(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -46,6 +46,7 @@ async def completions(request: Request, context: Annotated[ServerContext, Depend
         request_id=job.id,
         priority=body.priority,
         timeout_s=body.timeout,
+        format_param=body.response_param,
     )
     shape = CompletionShape(job, body, encoded, echoes, of=params.n)
     return await answer(request, context, job, shape.shape(), generation)

@@ -39,6 +39,7 @@ async def fim_completions(request: Request, context: Annotated[ServerContext, De
         request_id=job.id,
         priority=body.priority,
         timeout_s=body.timeout,
+        format_param=body.response_param,
     )
     shape = MistralChatShape(job, generation.usage)
     return await answer(request, context, job, shape.shape(), generation)
