@@ -91,7 +91,7 @@ def test_errors_become_the_packages_own_classes(sdk: anthropic.Anthropic, keyed:
     with pytest.raises(anthropic.NotFoundError):
         sdk.messages.create(model="nope", **asked)
     with pytest.raises(anthropic.BadRequestError, match="temperature"):
-        sdk.messages.create(model="scripted", temperature=-1, **asked)
+        sdk.messages.create(model="scripted", extra_body={"temperature": -1}, **asked)
     stranger = anthropic.Anthropic(base_url=keyed.url, api_key="wrong", max_retries=0)
     with stranger, pytest.raises(anthropic.AuthenticationError):
         stranger.messages.create(model="scripted", **asked)

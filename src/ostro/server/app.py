@@ -32,6 +32,7 @@ from ostro.server.routes import (
     health,
     home,
     infer,
+    messages,
     metrics,
     models,
     moderations,
@@ -45,6 +46,7 @@ from ostro.web.cors import add_cors
 from ostro.web.errors import ErrorBoundary, handle_http_exception, handle_ostro_error
 from ostro.web.head import HeadAsGet
 from ostro.web.hosts import LoopbackHosts
+from ostro.web.message_errors import MessageErrors
 from ostro.web.openapi import describe
 from ostro.web.rate import RateHeaders
 from ostro.web.request_id import RequestId
@@ -111,7 +113,7 @@ def create_app(
         grammars=grammars,
         heartbeat_s=heartbeat_s,
     )
-    answering = (chat, completions, fim, infer, responses, embeddings, moderations, tokens)
+    answering = (chat, completions, fim, infer, responses, messages, embeddings, moderations, tokens)
     for part in (home, health, metrics, models, *answering, files, batch_jobs, batches):
         app.include_router(part.router)
     describe(app)
@@ -127,6 +129,7 @@ def create_app(
     if loopback_only:
         app.add_middleware(LoopbackHosts)
     app.add_middleware(ErrorBoundary)
+    app.add_middleware(MessageErrors)
     add_cors(app, cors_origins)  # outside of the keys: a browser asks without one first
     app.add_middleware(RequestId)
     return app

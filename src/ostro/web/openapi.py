@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 _DEFS = "#/$defs/"
 _COMPONENTS = "#/components/schemas/"
+_FAULTS = {"4XX": "The request is at fault", "5XX": "The server is at fault, or not ready"}
 
 
 class ErrorFields(msgspec.Struct):
@@ -58,6 +59,14 @@ def gives(
     return {status: {"description": description, "content": content}}
 
 
+def fails(kind: Any) -> dict[int | str, dict[str, Any]]:
+    """For the `responses` of a route whose errors are not `ErrorBody`."""
+    return {
+        status: {"description": what, "content": {"application/json": {"schema": _schema(kind)}}}
+        for status, what in _FAULTS.items()
+    }
+
+
 def describe(app: FastAPI) -> None:
     """Make `app.openapi` give the whole document: shared schemas in one place, error bodies on every route."""
 
@@ -93,8 +102,8 @@ def _completed(raw: dict[str, Any]) -> dict[str, Any]:
         for operation in operations.values():
             responses = operation["responses"]
             responses.pop("422", None)
-            for kind, what in (("4XX", "The request is at fault"), ("5XX", "The server is at fault, or not ready")):
-                responses[kind] = {"description": what, "content": {"application/json": {"schema": error}}}
+            for kind, what in _FAULTS.items():
+                responses.setdefault(kind, {"description": what, "content": {"application/json": {"schema": error}}})
     paths = _hoisted(raw.pop("paths"), shared)
     return {**raw, "paths": paths, "components": {"schemas": shared}}
 
