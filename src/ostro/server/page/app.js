@@ -2,16 +2,18 @@
 
 import { Answer } from "./answer.js";
 import { AnswerView } from "./answer-view.js";
-import { ApiError, key, streamChat } from "./api.js";
+import { ApiError, streamChat } from "./api.js";
 import { exportDialog, keyDialog, makeDialogs } from "./dialogs.js";
 import { byId, growing, h, say, setIcon } from "./dom.js";
+import { exported } from "./export.js";
 import { FORMATS } from "./formats.js";
 import { makeKeyboard } from "./keyboard.js";
 import { makePanel } from "./panel.js";
-import { asCurl, bodyOf, readSettings } from "./request.js";
+import { bodyOf, readSettings } from "./request.js";
 import { keep, settings } from "./settings.js";
 import { watchServer } from "./status.js";
 import { userView } from "./user-view.js";
+import { paintWelcome } from "./welcome.js";
 
 const WAITING_MS = 1000;
 const NEAR_PX = 80;
@@ -36,7 +38,11 @@ async function answer() {
   const made = new Answer(settings.model, bodyOf(settings, fields, items));
   const view = new AnswerView(made, {
     again: () => again(made),
-    goOn: () => (cut(conversation.findIndex(({ item }) => item === made) + 1), answer()),
+    goOn: () => {
+      cut(conversation.findIndex(({ item }) => item === made) + 1);
+      answer();
+      prompt.focus();
+    },
     show: (param) => panel.show(param, made.error?.message) || prompt.focus(),
   });
   add(made, view);
@@ -59,7 +65,7 @@ async function answer() {
     if (running?.answer === made) running = null;
     paintState();
     follow();
-    say(made.error ? "The answer failed." : made.stopped ? "Stopped." : "The answer is complete.");
+    say(made.error ? `The answer failed: ${made.error.message}` : made.stopped ? "Stopped." : "The answer is complete.");
     server.poll();
   }
 }
@@ -94,8 +100,16 @@ function submit() {
   if (problem) return refuse(...problem);
   prompt.value = "";
   fit();
+  conversation.at(-1)?.view.calls?.leave();
   addUser(text);
   answer();
+}
+
+/** One of the questions that are offered before there is a conversation. */
+function start(text) {
+  prompt.value = text;
+  submit();
+  prompt.focus();
 }
 
 function addUser(text) {
@@ -181,28 +195,6 @@ function paintChips() {
   if (!Object.keys(problems).length) refuse(null);
 }
 
-// --- the welcome
-
-const STARTS = {
-  "ostro-nano": ["I am still waiting on my card?", "Why was I charged a fee abroad?", "The exchange rate on my transfer is wrong."],
-};
-const ANY_STARTS = ["Explain what a KV cache is in three sentences.", "Write a haiku about a warm wind.", "What can you do?"];
-
-function paintModel(model) {
-  if (!model) return;
-  const starts = STARTS[model.id] ?? ANY_STARTS;
-  byId("starts").replaceChildren(...starts.map((text) => h("button", { type: "button", class: "start", onclick: () => ((prompt.value = text), submit(), prompt.focus()) }, text)));
-  const facts = [
-    ["model", model.id],
-    ["parameters", model.parameters?.toLocaleString("en")],
-    ["context", model.max_context_length && `${model.max_context_length.toLocaleString("en")} tokens`],
-    ["runs on", model.device && `${model.device}, ${model.dtype}`],
-    ["can", ["function_calling", "reasoning", "completion_fim"].filter((what) => model.capabilities?.[what]).map((what) => ({ function_calling: "call tools", reasoning: "reason", completion_fim: "fill in the middle" })[what]).join(", ")],
-  ];
-  byId("card").replaceChildren(...facts.filter(([, value]) => value).map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))));
-  byId("tools-able").textContent = model.capabilities?.function_calling === false ? "This model's tokenizer has no form for tools: requests with them are refused." : "The model may ask for these functions; you type their results.";
-}
-
 // --- the rest of the page
 
 const THEMES = { system: ["light", "Theme: the system's"], light: ["dark", "Theme: light"], dark: ["system", "Theme: dark"] };
@@ -214,32 +206,11 @@ function paintTheme() {
   setIcon(byId("theme"), settings.theme, THEMES[settings.theme]?.[1]);
 }
 
-function exported() {
-  const { fields } = readSettings(settings);
-  const items = conversation.map(({ item }) => item);
-  const last = items.findLast((item) => item.role === "assistant");
-  // The last request as it was sent; before there is one, what would be sent now.
-  const draft = prompt.value.trim() ? [...items, { role: "user", text: prompt.value }] : items;
-  const body = last && !prompt.value.trim() ? last.body : bodyOf(settings, fields, draft);
-  const answers = items.filter((item) => item.role === "assistant");
-  return {
-    json: JSON.stringify({ ...bodyOf(settings, fields, items), answers: answers.map(record) }, null, 2),
-    curl: asCurl(new URL("v1/chat/completions", document.baseURI).href, body, Boolean(key.get())),
-  };
-}
-
-function record({ model, text, reasoning, calls, finish, usage, requestId, error, firstTokenMs, rate }) {
-  const whole = { model, content: text, reasoning_content: reasoning, tool_calls: calls, finish_reason: finish, usage, request_id: requestId };
-  const figures = { first_token_ms: firstTokenMs && Math.round(firstTokenMs), tokens_per_second: rate && Number(rate.toFixed(1)) };
-  const known = Object.entries({ ...whole, ...figures, error: error?.message });
-  return Object.fromEntries(known.filter(([, value]) => value != null && value !== "" && value.length !== 0));
-}
-
 makeDialogs();
 const panel = makePanel(() => paintChips());
 const askKey = keyDialog(() => server.poll());
-const server = watchServer({ wantsKey: () => askKey(), changed: paintModel });
-const showExport = exportDialog(exported);
+const server = watchServer({ wantsKey: () => askKey(), changed: (model) => paintWelcome(model, start) });
+const showExport = exportDialog(() => exported(conversation.map(({ item }) => item), prompt.value));
 makeKeyboard({ stop, focus: () => prompt.focus(), panel: panel.flip, clear, exported: showExport });
 
 byId("clear").addEventListener("click", clear);

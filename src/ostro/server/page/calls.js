@@ -70,7 +70,16 @@ export function callCards(answer, goOn) {
     });
     button = h("button", { type: "submit", class: "main small" }, cards.length > 1 ? "Send results" : "Send result");
     element.append(button);
+    const prompt = document.getElementById("prompt");
+    if (document.activeElement === prompt && !prompt.value) cards[0].area.focus();
   }
 
-  return { element, paint, finish };
+  /** The conversation goes on without results, so without these calls. */
+  function leave() {
+    if (!button?.isConnected) return;
+    button.replaceWith(h("p", { class: "note" }, "No result was given: the model is not sent this call again."));
+    for (const card of cards) card.give.hidden = true;
+  }
+
+  return { element, paint, finish, leave };
 }

@@ -72,6 +72,7 @@ export function makeTabs(list, chosen) {
 /** A textarea as high as its text, up to what its style allows. */
 export function growing(area) {
   const fit = () => {
+    if (!area.offsetParent) return; // not shown: it has no height to go by
     area.style.height = "auto";
     area.style.height = `${area.scrollHeight + area.offsetHeight - area.clientHeight}px`;
   };

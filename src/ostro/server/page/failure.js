@@ -25,7 +25,7 @@ export function failureView(error, { retry, show }) {
   if (error.requestId) facts.push(["request id", h("code", {}, error.requestId), copyButton("Copy request id", () => error.requestId)]);
   const again = h("button", { type: "button", class: "quiet small", onclick: retry }, "Try again");
   if ([429, 503].includes(error.status)) countDown(again, Math.ceil(error.retryAfter ?? 1));
-  return h("div", { class: "failure", role: "alert" },
+  return h("div", { class: "failure" },
     h("p", { class: "failure-title" }, icon("warn"), title(error)),
     h("p", {}, error.message),
     facts.length > 0 && h("dl", { class: "facts" }, facts.map(([label, ...values]) => h("div", {}, h("dt", {}, label), h("dd", {}, values)))),

@@ -9,9 +9,9 @@ export const FIELDS = [
   { name: "min_p", label: "Min p", kind: REAL, min: 0, max: 1, slide: [0, 1, 0.01], empty: 0, hint: "Least likelihood beside the likeliest token." },
   { name: "presence_penalty", label: "Presence penalty", kind: REAL, min: -2, max: 2, slide: [-2, 2, 0.1], empty: 0, hint: "Against tokens that were said." },
   { name: "frequency_penalty", label: "Frequency penalty", kind: REAL, min: -2, max: 2, slide: [-2, 2, 0.1], empty: 0, hint: "Against tokens, by how often they were said." },
-  { name: "top_k", label: "Top k", kind: WHOLE, min: 0, max: 2 ** 31 - 1, empty: "all", hint: "Keep the k likeliest tokens; 0 keeps all." },
-  { name: "max_tokens", label: "Max tokens", kind: WHOLE, min: 1, max: 2 ** 31 - 1, empty: "fits", hint: "Most tokens of an answer." },
-  { name: "seed", label: "Seed", kind: WHOLE, min: Number.MIN_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER, empty: "random", hint: "The same seed gives the same answer." },
+  { name: "top_k", label: "Top k", kind: WHOLE, min: 0, max: 2 ** 31 - 1, empty: "all", hint: "Likeliest tokens kept; 0 is all." },
+  { name: "max_tokens", label: "Max tokens", kind: WHOLE, min: 1, max: 2 ** 31 - 1, empty: "fits", hint: "Per answer." },
+  { name: "seed", label: "Seed", kind: WHOLE, min: Number.MIN_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER, empty: "random", hint: "Same seed, same answer." },
 ];
 
 const MAX_STOPS = 16;

@@ -91,8 +91,12 @@ function samplingPane(changed) {
     const follow = () => {
       if (!slider) return;
       slider.value = input.value.trim() && Number.isFinite(Number(input.value)) ? input.value : field.empty;
+      // The bar runs from zero, which is in the middle where a value may be negative.
       const [low, high] = field.slide;
-      slider.style.setProperty("--at", `${((Number(slider.value) - low) / (high - low)) * 100}%`);
+      const place = (value) => ((Math.max(low, value) - low) / (high - low)) * 100;
+      const ends = [place(0), place(Number(slider.value))];
+      slider.style.setProperty("--from", `${Math.min(...ends)}%`);
+      slider.style.setProperty("--to", `${Math.max(...ends)}%`);
     };
     input.addEventListener("input", () => (follow(), set(field.name, input.value)));
     input.addEventListener("keydown", (event) => nudge(event, field, input));
