@@ -83,7 +83,7 @@ def _in_their_words(body: CountTokensRequest) -> Iterator[None]:
     try:
         yield
     except PromptTooLongError as error:
-        error.message = _too_long(error, body)
+        error.message, error.param = _too_long(error, body), None
         raise
     except InvalidRequestError as error:
         if error.param is not None and error.param.startswith("tools["):
