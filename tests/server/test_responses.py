@@ -266,6 +266,9 @@ def test_parallel_calls_with_thoughts_and_text_are_one_message(scripted: Node) -
 
 
 ITEM = {"role": "user", "content": "Hello"}
+DEEP: dict[str, Any] = {"type": "object"}
+for _ in range(60):
+    DEEP = {"type": "object", "properties": {"a": DEEP}}
 
 
 @pytest.mark.parametrize(
@@ -316,6 +319,8 @@ ITEM = {"role": "user", "content": "Hello"}
         ("x", {"text": {"format": {"type": "xml"}}}, "text.format.type", None),
         ("x", {"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema", None),
         ("x", {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": 5}}}}, "text.format", None),
+        ("x", {"text": {"format": {"type": "json_schema", "name": "n", "schema": DEEP}}}, "text.format", None),
+        ("x", {"tools": [{**TOOL, "parameters": DEEP, "strict": True}]}, "tools[0].parameters", None),
         ("x", {"background": True}, "background", "unsupported_parameter"),
         ("x", {"truncation": "auto"}, "truncation", "unsupported_parameter"),
         ("x", {"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
@@ -387,7 +392,7 @@ def test_the_input_is_listed_with_what_it_goes_on_from(scripted: Node) -> None:
     ids = [item["id"] for item in listed["data"]]
     assert len(set(ids)) == 4
     assert (listed["first_id"], listed["last_id"], listed["has_more"]) == (ids[0], ids[-1], False)
-    pages = []
+    pages: list[str] = []
     after: dict[str, Any] = {}
     while len(pages) < 9:
         page = scripted.http.get(path, params={"limit": 3, **after}).json()

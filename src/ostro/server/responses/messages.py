@@ -22,6 +22,7 @@ _NAMES = {
     "max_tokens": "max_output_tokens",
     "logprobs": "top_logprobs",
     "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
     "tool_choice.allowed_tools": "tool_choice.tools",
 }
 _MESSAGE = re.compile(r"\bmessages\[(\d+)\][\w.\[\]]*")
@@ -86,7 +87,8 @@ class ChatMessages:
             number = int(found.group(1))
             return self.origins[number] if number < len(self.origins) else "input"
 
-        text = re.sub(r"\bmessages\b", "input", _MESSAGE.sub(origin, text))
+        text = _MESSAGE.sub(origin, text)
+        text = re.sub(r"\b(these )?messages\b", lambda found: "this input" if found.group(1) else "input", text)
         text = re.sub(r"\b(tools\[\d+\])\.function\b", r"\1", text)
         return re.sub(r"\bmax_tokens\b", "max_output_tokens", text)
 
