@@ -158,6 +158,10 @@ def test_events_come_in_anthropics_order(node: Node) -> None:
     start = found[0]["message"]
     assert (start["content"], start["stop_reason"], start["stop_sequence"]) == ([], None, None)
     assert found[-1] == {"type": "message_stop"}
+    thoughts = [event.get("delta", {}).get("type") for event in events(node, "ponder") if event.get("index") == 0]
+    assert thoughts[0] is thoughts[-1] is None
+    assert thoughts[-2] == "signature_delta"
+    assert set(thoughts[1:-2]) == {"thinking_delta"}
 
 
 @pytest.mark.parametrize("text", ["hello", "Paris", "think", "ponder", "silent"])
@@ -194,7 +198,7 @@ def test_thoughts_can_be_left_out(node: Node) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_stop_sequence_is_named(node: Node, streamed: bool) -> None:
-    fields = {"stop_sequences": ["never", ", and"]}
+    fields: dict[str, Any] = {"stop_sequences": ["never", ", and"]}
     answer = joined(events(node, "hello", **fields)) if streamed else ask(node, "hello", **fields)
     assert answer["content"] == [{"type": "text", "text": "Hello there"}]
     assert (answer["stop_reason"], answer["stop_sequence"]) == ("stop_sequence", ", and")
@@ -215,12 +219,15 @@ def test_arguments_that_are_no_json_are_kept(node: Node) -> None:
     assert call["input"] == {"INVALID_JSON": "Paris please"}
 
 
+def called(*blocks: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": list(blocks)}
+
+
 def turns(result: dict[str, Any], *more: dict[str, Any]) -> list[dict[str, Any]]:
     answer = {"type": "tool_result", "tool_use_id": OF_CALL["id"], **result}
     thought = {"type": "thinking", "thinking": "Hm.", "signature": "x"}
     hidden = {"type": "redacted_thinking", "data": "x"}
-    called = [thought, hidden, {"type": "text", "text": "Wait."}, OF_CALL]
-    return [user("Paris"), {"role": "assistant", "content": called}, user([answer, *more])]
+    return [user("Paris"), called(thought, hidden, {"type": "text", "text": "Wait."}, OF_CALL), user([answer, *more])]
 
 
 @pytest.mark.parametrize(
@@ -297,12 +304,13 @@ def test_choices_of_tools(node: Node) -> None:
 def test_the_effort_reaches_templates_that_have_a_place_for_it() -> None:
     with scripted_node(SCRIPT, version="v15") as newest:
         prompts = {}
-        for name, fields in {
+        asked: dict[str, dict[str, Any]] = {
             "default": {},
             "disabled": {"thinking": {"type": "disabled"}},
             "enabled": {"thinking": {"type": "enabled", "budget_tokens": 1024}},
             "asked": {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
-        }.items():
+        }
+        for name, fields in asked.items():
             response = post(newest, "hello", **fields)
             prompts[name] = response.json()["usage"]["input_tokens"]
             ignored = response.headers.get("x-ostro-ignored")
@@ -311,7 +319,7 @@ def test_the_effort_reaches_templates_that_have_a_place_for_it() -> None:
 
 
 def test_what_is_not_done_is_told(node: Node) -> None:
-    fields = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "inference_geo": "eu"}
+    fields: dict[str, Any] = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "inference_geo": "eu"}
     told = post(node, "hello", **fields).headers["x-ostro-ignored"]
     assert told == "inference_geo, thinking, thinking.budget_tokens"
 
@@ -338,6 +346,16 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://x.test/a.png
         ({"messages": turns({"tool_use_id": "no"})}, "messages[2].content[0].tool_use_id"),
         ({"messages": turns({})[:2]}, "messages[1].content[3]"),
         ({"messages": [*turns({})[:2], user("go on")]}, "messages[1].content[3]"),
+        ({"messages": [user("x"), called(OF_CALL, OF_CALL)]}, "messages[1].content[1].id"),
+        ({"messages": [user("x"), called({**OF_CALL, "id": ""})]}, "messages[1].content[0].id"),
+        ({"messages": [user("x"), called({**OF_CALL, "name": " "})]}, "messages[1].content[0].name"),
+        (
+            {"messages": [user("x"), called({"type": "tool_use", "id": "a", "name": "b"})]},
+            "messages[1].content[0].input",
+        ),
+        ({"messages": [user("x"), called({"type": "thinking"})]}, "messages[1].content[0].thinking"),
+        ({"messages": [user([{"type": "tool_result", "content": "x"}])]}, "messages[0].content[0].tool_use_id"),
+        ({"system": [{"type": "text"}]}, "system[0].text"),
         ({"system": [IMAGE]}, "system[0]"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]"),
         ({"tools": [{"name": "no_schema"}]}, "tools[0].input_schema"),

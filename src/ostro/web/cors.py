@@ -14,7 +14,7 @@ from ostro.web.rate import HEADERS as RATE_HEADERS
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _METHODS = ("GET", "POST", "DELETE")
 # What a page's script may read of an answer beside the few headers that it always may.
-_EXPOSED = ("x-request-id", "x-ostro-ignored", "retry-after", *RATE_HEADERS)
+_EXPOSED = ("x-request-id", "request-id", "x-ostro-ignored", "retry-after", *RATE_HEADERS)
 
 
 def check_origins(origins: Collection[str]) -> None:
