@@ -111,4 +111,3 @@ class _Compiler:
         transport = getattr(process, "_transport", None)  # its pipes are closed now, not when it is collected
         if transport is not None:
             transport.close()
-
