@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,22 @@ def test_a_forced_call_is_valid_even_from_a_tiny_model(live: Node) -> None:
     (call,) = [block for block in answer.content if block.type == "tool_use"]
     assert isinstance(call.input, dict)
     assert call.input["unit"] in ("celsius", "kelvin")
+
+
+def test_a_schema_is_kept_and_cached_tokens_are_told_apart(live: Node) -> None:
+    asked: dict[str, Any] = {"model": "ostro-nano", "messages": [user("Will it rain? " * 40)]}
+    config: Any = {"format": {"type": "json_schema", "schema": FORCED_PARAMETERS}}
+    with anthropic.Anthropic(base_url=live.url, api_key="any", max_retries=0) as real:
+        counted = real.messages.count_tokens(**asked).input_tokens
+        first = real.messages.create(**asked, max_tokens=300, output_config=config)
+        with real.messages.stream(**asked, max_tokens=300, output_config=config) as stream:
+            again = stream.get_final_message()
+    for answer in (first, again):
+        (block,) = [block for block in answer.content if block.type == "text"]
+        assert json.loads(block.text)["unit"] in ("celsius", "kelvin")
+        assert answer.usage.cache_read_input_tokens is not None
+        assert answer.usage.input_tokens + answer.usage.cache_read_input_tokens == counted
+    assert again.usage.cache_read_input_tokens
 
 
 def test_tokens_are_counted(sdk: anthropic.Anthropic) -> None:
