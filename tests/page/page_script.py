@@ -7,6 +7,7 @@ from typing import Any
 MARKUP = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script> [a](javascript:window.hurt=1) **bold**'
 SCRIPT: dict[str, Any] = {
     "hello": "Hi there, **friend**.\n\n```python\nprint(1)\n```",
+    "table": "| city | `code` |\n|---|:--:|\n| Paris | a\\|b |\n| **Lyon** |\n\nDone.",
     "markup": MARKUP,
     "think": "[THINK]First I wonder.[/THINK]Then I say.",
     "weather": '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}',

@@ -275,6 +275,15 @@ def test_what_a_model_says_is_text(visit: Open, scripted: Node) -> None:
         assert seen.page.locator(".prose strong").inner_text() == "bold"
 
 
+def test_tables(visit: Open, scripted: Node) -> None:
+    with visit(scripted) as seen:
+        seen.ask("table")
+        seen.finished()
+        assert seen.page.locator(".prose th").all_inner_texts() == ["city", "code"]
+        assert seen.page.locator(".prose td").all_inner_texts() == ["Paris", "a|b", "Lyon", ""]
+        expect(seen.page.locator(".prose p")).to_have_text("Done.")
+
+
 def test_the_keyboard_is_enough(visit: Open, scripted: Node) -> None:
     with visit(scripted) as seen:
         page, press = seen.page, seen.page.keyboard.press

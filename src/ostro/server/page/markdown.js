@@ -6,6 +6,8 @@ const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s]*)[^`]*$/;
 const HEADING = /^(#{1,6})\s+(.*?)\s*#*$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
+const ROW = /^ {0,3}\|.*\|\s*$/;
+const DIVIDER = /^ {0,3}\|(\s*:?-+:?\s*\|)+\s*$/;
 const QUOTE = /^ {0,3}> ?/;
 const INLINE = /``([^\n]+?)``|`([^`\n]+)`|\*\*(?=\S)([^*\n]+?)\*\*|\*(?=[^\s*])([^*\n]+?)\*/g;
 const MOST_QUOTES = 8;
@@ -37,6 +39,8 @@ export function blocksOf(text) {
       blocks.push({ kind: "heading", lines: [lines[at++]] });
     } else if (QUOTE.test(line)) {
       blocks.push({ kind: "quote", lines: run((inner) => QUOTE.test(inner)) });
+    } else if (ROW.test(line) && DIVIDER.test(lines[at + 1] ?? "")) {
+      blocks.push({ kind: "table", lines: run((inner) => ROW.test(inner)) });
     } else if (ITEM.test(line)) {
       blocks.push({ kind: "list", lines: run((inner) => ITEM.test(inner) || /^\s+\S/.test(inner)) });
     } else {
@@ -79,9 +83,23 @@ function element(block, depth) {
     }
     case "list":
       return list(block.lines);
+    case "table":
+      return table(block.lines);
     default:
       return h("p", {}, inline(text));
   }
+}
+
+function table([head, , ...rows]) {
+  // A bar with a backslash before it belongs to its cell.
+  const cells = (line) => line.trim().slice(1, -1).split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+  const columns = cells(head);
+  const body = rows.map((line) => {
+    const found = cells(line);
+    return h("tr", {}, columns.map((_, at) => h("td", {}, inline(found[at] ?? ""))));
+  });
+  return h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" },
+    h("table", {}, h("thead", {}, h("tr", {}, columns.map((cell) => h("th", {}, inline(cell))))), h("tbody", {}, body)));
 }
 
 function list(lines) {
