@@ -18,6 +18,7 @@ NAMES = (
     "streams",
     "http_streams",
     "http_cost",
+    "http_nuisance",
     "constrained",
     "sessions",
     "prefix",
