@@ -275,3 +275,11 @@ def test_a_thought_can_be_gone_on_with() -> None:
     tokenizer = tokenizer_of("v13")
     prompt = tokenizer.encode_chat([ASK, {"role": "assistant", "content": [thought], "prefix": True}])
     assert tokenizer.leaves_thinking(prompt)
+
+
+def test_a_schema_that_is_none_is_the_tools_fault() -> None:
+    for schema in ({"type": "object", "properties": []}, {"type": "object", "required": "a"}):
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        with pytest.raises(InvalidRequestError, match="tools cannot be used") as caught:
+            tokenizer_of("v13").encode_chat([ASK], tools=[tool])
+        assert caught.value.param == "tools"

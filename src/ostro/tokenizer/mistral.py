@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mistral_common.exceptions import MistralCommonException
+from mistral_common.exceptions import InvalidToolException, InvalidToolSchemaException, MistralCommonException
 from mistral_common.protocol.fim.request import FIMRequest
 from mistral_common.protocol.instruct.chunk import TextChunk, ThinkChunk
 from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
@@ -97,6 +97,8 @@ class MistralCommonTokenizer(Tokenizer):
                 reasoning_effort=effort,
             )
             return list(self._mistral.encode_chat_completion(request).tokens)
+        except (InvalidToolException, InvalidToolSchemaException) as error:
+            raise InvalidRequestError(f"The tools cannot be used: {_reason(error)}", param="tools") from error
         except (MistralCommonException, ValueError, AssertionError, RecursionError) as error:
             raise InvalidRequestError(
                 f"The chat template ({self.version}) cannot express these messages: {_reason(error)}", param="messages"
