@@ -16,11 +16,11 @@ from script import SCRIPT
 
 # Fields that would only make requests long or miss the model; all else is as the node describes it.
 NARROWED: dict[str, dict[str, Any]] = {
-    "model": {"const": "scripted"},
+    "model": {"enum": ["scripted", None]},
     "max_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
     "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
     "max_output_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
-    "timeout": {"type": "number", "minimum": 30, "maximum": 100},  # a deadline that passes is a 504, rightly
+    "timeout": {"type": "number", "minimum": 30, "maximum": 86_400},  # a deadline that passes is a 504, rightly
 }
 OF_FORMS = ("expiry", "sample_type")
 # Ranges of sampling parameters depend on the model and on each other; what is out of them is 400, not in the schema.
@@ -55,7 +55,7 @@ def _description(node: Node, folder: Path) -> Path:
                 continue
             body = operation["requestBody"] = _narrow(operation["requestBody"])
             if path.endswith("/moderations"):
-                body["content"]["application/json"]["schema"]["properties"]["model"] = {"const": "ostro-rules"}
+                body["content"]["application/json"]["schema"]["properties"]["model"] = {"enum": ["ostro-rules", None]}
             # In a form an empty list is no field at all, so a field that is not required cannot be given wrongly by it.
             for name in OF_FORMS:
                 body["content"].get("multipart/form-data", {}).get("schema", {}).get("properties", {}).pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,15 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
     token_id: int
     logprob: float
     top: list[tuple[int, float]] = []
+
+
+@dataclass
+class ToolCall:
+    """A tool call of an answer; arguments are JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str = ""
 
 
 class TokensEvent(msgspec.Struct, kw_only=True):

@@ -16,7 +16,7 @@ from ostro.core.errors import InvalidRequestError, OstroError, TokenizerError
 from ostro.core.expand import expand
 from ostro.core.ids import new_id
 from ostro.core.options import Device, DType, EngineOptions
-from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, Usage
+from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, ToolCall, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
 from ostro.tokenizer import load_tokenizer
@@ -30,15 +30,6 @@ Message = Mapping[str, Any]
 Reader = AnswerParser | PlainParser
 
 _NO_ANSWER = SamplingParams(max_tokens=1)
-
-
-@dataclass
-class ToolCall:
-    """A tool call; arguments are JSON text as the model wrote it."""
-
-    id: str
-    name: str
-    arguments: str = ""
 
 
 @dataclass

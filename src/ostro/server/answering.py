@@ -13,7 +13,7 @@ from fastapi import Request, Response
 
 from ostro.core.errors import OstroError, PromptTooLongError
 from ostro.core.expand import expand
-from ostro.core.request import TokenLogprobs, Usage
+from ostro.core.request import TokenLogprobs, ToolCall, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.server.context import ServerContext
 from ostro.server.generation import AnswerReader, Generation, Piece, TokensOnly
@@ -47,22 +47,13 @@ class Job:
 
 
 @dataclass
-class Call:
-    """A whole tool call; arguments are JSON text."""
-
-    id: str
-    name: str
-    arguments: str = ""
-
-
-@dataclass
 class Choice:
     """A whole answer, gathered from its pieces."""
 
     index: int
     text: str = ""
     reasoning: str = ""
-    calls: list[Call] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
@@ -76,7 +67,7 @@ class Choice:
                 case Reasoning(text):
                     self.reasoning += text
                 case CallStart(_, call_id, name):
-                    self.calls.append(Call(call_id, name))
+                    self.calls.append(ToolCall(call_id, name))
                 case CallArguments(index, text):
                     self.calls[index].arguments += text
         self.token_ids += piece.token_ids

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 from fastapi import Request
 
-from ostro.core.request import Usage
-from ostro.server.answering import Call, Job
+from ostro.core.request import ToolCall, Usage
+from ostro.server.answering import Job
 from ostro.server.chat_shape import ChatShape
 from ostro.server.generation import Piece
 from ostro.tokenizer.answers import CallArguments, CallStart
@@ -32,7 +32,7 @@ class MistralChatShape(ChatShape):
         super().__init__(job, prefix=prefix, chunks=chunks)
         self._usage = usage
         self._unfinished = job.num_choices
-        self._calls: dict[int, tuple[int, Call]] = {}
+        self._calls: dict[int, tuple[int, ToolCall]] = {}
 
     def piece(self, piece: Piece) -> ChatChunk:
         chunk = super().piece(piece)
@@ -45,7 +45,7 @@ class MistralChatShape(ChatShape):
         for part in piece.parts:
             if isinstance(part, CallStart):
                 yield from self._whole_call(piece.index)
-                self._calls[piece.index] = (part.index, Call(part.id, part.name))
+                self._calls[piece.index] = (part.index, ToolCall(part.id, part.name))
             elif isinstance(part, CallArguments):
                 self._calls[piece.index][1].arguments += part.text
         if piece.finish_reason is not None:
