@@ -20,7 +20,6 @@ NARROWED: dict[str, dict[str, Any]] = {
     "max_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
     "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
     "max_output_tokens": {"type": "integer", "minimum": 1, "maximum": 8},
-    "timeout": {"type": "number", "minimum": 30, "maximum": 86_400},  # a deadline that passes is a 504, rightly
 }
 OF_FORMS = ("expiry", "sample_type")
 # Ranges of sampling parameters depend on the model and on each other; what is out of them is 400, not in the schema.
@@ -43,6 +42,7 @@ def _narrow(node: Any) -> Any:
     properties = narrowed.get("properties")
     if isinstance(properties, dict):
         narrowed["properties"] = properties | {name: NARROWED[name] for name in NARROWED.keys() & properties.keys()}
+        narrowed["properties"].pop("timeout", None)  # a deadline that passes is a 504, rightly
     return narrowed
 
 

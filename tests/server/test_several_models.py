@@ -75,3 +75,10 @@ def test_a_model_that_never_fits_is_refused_at_the_start() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "more than the budget of 100 MiB" in done.stderr.splitlines()[-1]
+
+
+def test_what_is_done_with_a_model_is_no_part_of_its_name(node: Node) -> None:
+    for action in ("load", "unload"):
+        answer = node.http.request("OPTIONS", f"/v1/models/any/{action}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert node.http.get("/v1/models/owner/name").json()["error"]["code"] == "model_not_found"

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse
 
 from ostro.core.errors import InvalidRequestError, OstroError
 from ostro.server.context import ServerContext, context_of
-from ostro.server.stored_files import FileNotFoundHereError, find_file
+from ostro.server.stored_files import find_file
 from ostro.storage.files import FileQuery, FileRecord, FileStore
 from ostro.web.batches import Deleted, FileList, FileObject, FilesPage, RetrievedFile
 from ostro.web.openapi import gives
@@ -104,7 +104,7 @@ async def content(file_id: str, context: Context) -> Response:
 @router.get("/{file_id}/url", response_class=Response)
 async def signed_url(file_id: str, context: Context) -> None:
     await find_file(context, file_id)
-    raise FileNotFoundHereError(
+    raise InvalidRequestError(
         f"This server signs no URLs. Download /v1/files/{file_id}/content with your API key.", code="not_supported"
     )
 

@@ -5,12 +5,28 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
+from starlette.convertors import Convertor, register_url_convertor
 
 from ostro.server.context import ServerContext, context_of
 from ostro.server.models import ServedModel
 from ostro.web.hosts import refuse_other_sites
 from ostro.web.model_info import ModelInfo, ModelList
 from ostro.web.openapi import gives
+
+
+class _ModelName(Convertor[str]):
+    """Names may hold a slash (owner/name), but the last part is the model's own, not what is done with it."""
+
+    regex = ".+(?<!/load)(?<!/unload)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("model", _ModelName())
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -22,19 +38,18 @@ async def list_models(context: Context) -> dict[str, Any]:
     return {"object": "list", "data": [_describe(context, model) for model in context.models.served.values()]}
 
 
-# A path converter, because names may hold a slash (owner/name).
-@router.get("/{name:path}", responses=gives(ModelInfo))
+@router.get("/{name:model}", responses=gives(ModelInfo))
 async def one_model(name: str, context: Context) -> dict[str, Any]:
     return _describe(context, context.models.find(name))
 
 
-@router.post("/{name:path}/load", responses=gives(ModelInfo), dependencies=[Depends(refuse_other_sites)])
+@router.post("/{name:model}/load", responses=gives(ModelInfo), dependencies=[Depends(refuse_other_sites)])
 async def load_model(request: Request, name: str, context: Context) -> dict[str, Any]:
     """Load a model before somebody needs it; answers when it is loaded."""
     return _describe(context, await context.models.use(request, name))
 
 
-@router.post("/{name:path}/unload", responses=gives(ModelInfo), dependencies=[Depends(refuse_other_sites)])
+@router.post("/{name:model}/unload", responses=gives(ModelInfo), dependencies=[Depends(refuse_other_sites)])
 async def unload_model(name: str, context: Context) -> dict[str, Any]:
     """Free a model's memory until it is asked for; 409 while it is in use."""
     await context.models.unload(name)
