@@ -17,7 +17,8 @@ from nodes import Node, scripted_node
 from page_script import SCRIPT
 
 
-@pytest.fixture(scope="session")
+# Of a module, not of the session: playwright's event loop must not run on under others' tests.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
