@@ -1,6 +1,7 @@
 """128 concurrent streams over HTTP against a real server: all finish; first token and between chunks, p50 and p99.
 
-The peer is the same engine in this process, without HTTP, on the same 128 requests: what the server costs.
+The peer is `LLM.generate` on the same requests, without HTTP: what the server costs. Clients are one process with plain
+sockets that reads and counts, and shares the machine with the server.
 """
 
 from __future__ import annotations
@@ -12,78 +13,98 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 
-import httpx2
-
-from benchmarks.peers import load_ours, random_prompt
-from benchmarks.report import arguments, cache_folder, report
+from benchmarks.http_cost import with_tokenizer
+from benchmarks.peers import greedy, random_prompt
+from benchmarks.report import arguments, cache_folder, interleave, report
 from benchmarks.shapes import make_checkpoint
-from benchmarks.streams import NEW, PROMPT, STREAMS, percentiles, run
+from benchmarks.streams import NEW, PROMPT, STREAMS, percentiles
+from ostro import LLM
+
+_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 
 
-async def stream(client: httpx2.AsyncClient, model: str, index: int) -> tuple[float, list[float], int]:
-    """Seconds to the first chunk, seconds between chunks, tokens."""
-    body = {
-        "model": model,
-        "prompt": random_prompt(PROMPT, index),
-        "max_tokens": NEW,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+@dataclass
+class Times:
+    """Seconds to first chunks, and between chunks."""
+
+    first: list[float] = field(default_factory=list)
+    between: list[float] = field(default_factory=list)
+
+
+async def stream(port: int, index: int, times: Times) -> None:
+    body = json.dumps(
+        {
+            "prompt": random_prompt(PROMPT, index),
+            "max_tokens": NEW,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     started = last = time.perf_counter()
-    first, gaps, tokens = 0.0, [], 0
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        assert response.status_code == 200, await response.aread()
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    received = b""
+    while b"[DONE]" not in received[-64:]:
+        piece = await reader.read(65_536)
+        assert piece, received
+        received += piece
+        if b"data: {" in piece:
             now = time.perf_counter()
-            if first:
-                gaps.append(now - last)
-            else:
-                first = now - started
+            (times.first if last == started else times.between).append(now - last)
             last = now
-            usage = json.loads(line[6:]).get("usage")
-            tokens = usage["completion_tokens"] if usage else tokens
-    return first, gaps, tokens
+    writer.close()
+    assert received.startswith(b"HTTP/1.1 200"), received
+    assert [int(found) for found in _TOKENS.findall(received)] == [NEW]
 
 
-async def load(url: str, model: str) -> tuple[float, list[float], list[float]]:
-    limits = httpx2.Limits(max_connections=STREAMS)
-    async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        await asyncio.gather(*(stream(client, model, index) for index in range(4)))
-        started = time.perf_counter()
-        results = await asyncio.gather(*(stream(client, model, index) for index in range(STREAMS)))
-        seconds = time.perf_counter() - started
-    assert [tokens for _, _, tokens in results] == [NEW] * STREAMS
-    return STREAMS * NEW / seconds, [first for first, _, _ in results], [gap for _, gaps, _ in results for gap in gaps]
+async def load(port: int, first: int, count: int, times: Times) -> float:
+    """Tokens per second of streams that begin at once. first: number of their first prompt."""
+    started = time.perf_counter()
+    await asyncio.gather(*(stream(port, first + index, times) for index in range(count)))
+    return count * NEW / (time.perf_counter() - started)
 
 
-def serve(folder: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a server on a free port; returns it and its address when it is ready."""
+def serve(folder: str) -> tuple[subprocess.Popen[str], int]:
+    """Start a server on a free port; returns it and its port when it is ready."""
     command = [sys.executable, "-m", "ostro", "serve", folder, "--port", "0", "--max-num-seqs", str(STREAMS)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     for line in server.stdout:
-        if found := re.search(r"ready: (http://\S+)", line):
-            return server, found[1]
+        if found := re.search(r"ready: http://\S+:(\d+)", line):
+            return server, int(found[1])
     raise RuntimeError("the server ended before it was ready")
 
 
 def main() -> None:
     args = arguments(__doc__)
-    folder = make_checkpoint(args.shape, cache_folder(args))
-    server, url = serve(str(folder))
+    folder = with_tokenizer(make_checkpoint(args.shape, cache_folder(args)))
+    llm = LLM(folder, device="cpu", max_num_seqs=STREAMS)
+    times = Times()
+    rounds = 0
+
+    def ours() -> float:
+        nonlocal rounds
+        rounds += 1  # other prompts each time, so that none is in a cache
+        return asyncio.run(load(port, rounds * STREAMS, STREAMS, times))
+
+    def peer() -> float:
+        prompts = [random_prompt(PROMPT, rounds * STREAMS + index) for index in range(STREAMS)]
+        started = time.perf_counter()
+        outputs = llm.generate(prompts, greedy(NEW), progress=False)
+        assert [len(output.token_ids) for output in outputs] == [NEW] * STREAMS
+        return STREAMS * NEW / (time.perf_counter() - started)
+
+    server, port = serve(str(folder))
     try:
-        rate, first, between = asyncio.run(load(url, folder.name))
+        rate, offline = interleave(args.rounds, ours, peer)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
-    llm = load_ours(args, max_num_seqs=STREAMS, prefix_caching=False)
-    run(llm, 4)
-    offline, _, _ = run(llm, STREAMS)
     report(
         args,
         "http_streams",
@@ -92,9 +113,9 @@ def main() -> None:
         offline,
         lower=False,
         streams=STREAMS,
-        first_token_p50_p99_s=percentiles(first),
-        between_chunks_p50_p99_s=percentiles(between),
-        peer_name="the same engine without HTTP",
+        first_token_p50_p99_s=percentiles(times.first),
+        between_chunks_p50_p99_s=percentiles(times.between),
+        peer_name="LLM.generate, without HTTP",
     )
 
 
