@@ -1,8 +1,9 @@
-"""CPU time of the server process for each streamed token, with 64 chat streams at once.
+"""CPU time of the server process for each streamed token, and for each request, with 64 chat streams at once.
 
-The engine runs in a process of its own, so what the server's process uses is the cost of HTTP: taking events over,
-turning tokens into text, parsing, JSON, SSE, sockets. The peer is the floor: uvicorn and Starlette alone, sending as
-many ready-made chunks of the same size. Chunks coalesce when the server is behind, so there may be fewer than tokens.
+Two loads of different lengths tell the two apart: what the longer one takes more is its tokens' cost. The engine runs in
+a process of its own, so what the server's process uses is the cost of HTTP: taking events over, turning tokens into text,
+parsing, JSON, SSE, sockets. The peer is the floor: uvicorn and Starlette alone, sending as many ready-made chunks of the
+same size. Chunks coalesce when the server is behind, so there may be fewer than tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +21,10 @@ import httpx2
 import mistral_common
 import psutil
 
-from benchmarks.report import arguments, cache_folder, report
+from benchmarks.report import arguments, cache_folder, interleave, report
 from benchmarks.shapes import make_checkpoint
 
-STREAMS, NEW = 64, 128
+STREAMS, SHORT, LONG = 64, 32, 288
 FLOOR = """
 import json, os, sys
 import uvicorn
@@ -49,11 +51,11 @@ uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(s
 """
 
 
-async def stream(client: httpx2.AsyncClient, index: int) -> int:
+async def stream(client: httpx2.AsyncClient, index: int, tokens: int) -> int:
     """Chunks that carried something."""
     body = {
         "messages": [{"role": "user", "content": f"Tell me about the number {index}."}],
-        "max_tokens": NEW,
+        "max_tokens": tokens,
         "temperature": 0,
         "ignore_eos": True,
         "stream": True,
@@ -66,27 +68,35 @@ async def stream(client: httpx2.AsyncClient, index: int) -> int:
     return chunks
 
 
-async def load(url: str, streams: int) -> int:
+async def load(url: str, streams: int, tokens: int) -> int:
     limits = httpx2.Limits(max_connections=streams)
     async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        return sum(await asyncio.gather(*(stream(client, index) for index in range(streams))))
+        return sum(await asyncio.gather(*(stream(client, index, tokens) for index in range(streams))))
 
 
-def cost(command: list[str]) -> tuple[float, float]:
-    """CPU microseconds of the server's own process for each token, and chunks for each token."""
+def cost(command: list[str]) -> tuple[float, float, float]:
+    """CPU microseconds of the server's own process for each token, milliseconds for each request, and chunks for each
+    token."""
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         url = next(found[1] for line in server.stdout if (found := re.search(r"ready: (http://\S+)", line)))
-        asyncio.run(load(url, 4))
-        before = psutil.Process(server.pid).cpu_times()
-        chunks = asyncio.run(load(url, STREAMS))
-        after = psutil.Process(server.pid).cpu_times()
+        asyncio.run(load(url, STREAMS, 4))
+        short, _ = used(server.pid, url, SHORT)
+        long, chunks = used(server.pid, url, LONG)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
-    used = after.user + after.system - before.user - before.system
-    return used / (STREAMS * NEW) * 1e6, chunks / (STREAMS * NEW)
+    token = (long - short) / (STREAMS * (LONG - SHORT))
+    return token * 1e6, (short / STREAMS - SHORT * token) * 1e3, chunks / (STREAMS * LONG)
+
+
+def used(pid: int, url: str, tokens: int) -> tuple[float, int]:
+    """CPU seconds of a load, and its chunks."""
+    before = psutil.Process(pid).cpu_times()
+    chunks = asyncio.run(load(url, STREAMS, tokens))
+    after = psutil.Process(pid).cpu_times()
+    return after.user + after.system - before.user - before.system, chunks
 
 
 def with_tokenizer(folder: Path) -> Path:
@@ -104,8 +114,14 @@ def main() -> None:
     args = arguments(__doc__)
     folder = with_tokenizer(make_checkpoint(args.shape, cache_folder(args)))
     serve = [sys.executable, "-m", "ostro", "serve", str(folder), "--port", "0", "--max-num-seqs", str(STREAMS)]
-    ours, chunks = cost(serve)
-    floor, _ = cost([sys.executable, "-c", FLOOR])
+    costs: list[tuple[float, float, float]] = []
+
+    def of_server() -> float:
+        costs.append(cost(serve))
+        return costs[-1][0]
+
+    ours, floor = interleave(args.rounds, of_server, lambda: cost([sys.executable, "-c", FLOOR])[0])
+    _, requests, chunks = (statistics.median(values) for values in zip(*costs, strict=True))
     report(
         args,
         "http_cost",
@@ -115,6 +131,7 @@ def main() -> None:
         lower=True,
         streams=STREAMS,
         chunks_per_token=round(chunks, 3),
+        ms_per_request=round(requests, 2),
         peer_name="uvicorn and Starlette sending ready-made chunks",
     )
 
