@@ -1,9 +1,9 @@
 """CPU time of the server process for each streamed token, and for each request, with 64 chat streams at once.
 
-Two loads of different lengths tell the two apart: what the longer one takes more is its tokens' cost. The engine runs in
-a process of its own, so what the server's process uses is the cost of HTTP: taking events over, turning tokens into text,
-parsing, JSON, SSE, sockets. The peer is the floor: uvicorn and Starlette alone, sending as many ready-made chunks of the
-same size. Chunks coalesce when the server is behind, so there may be fewer than tokens.
+Two loads of different lengths tell the two apart: what the longer one takes more is its tokens' cost. The engine runs
+in a process of its own, so what the server's process uses is the cost of HTTP: taking events over, turning tokens into
+text, parsing, JSON, SSE, sockets. The peer is the floor: uvicorn and Starlette alone, sending as many ready-made chunks
+of the same size. Chunks coalesce when the server is behind, so there may be fewer than tokens.
 """
 
 from __future__ import annotations
