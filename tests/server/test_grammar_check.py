@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -81,7 +82,19 @@ def test_a_bomb_is_defused_in_time_and_the_loop_goes_on(name: str) -> None:
     assert longest < 0.5
 
 
-def test_one_that_takes_too_long_is_killed_and_remembered() -> None:
+@pytest.fixture
+def compilers() -> Callable[[], list[psutil.Process]]:
+    """The running processes that this test has started: nodes of other tests may run beside it."""
+    mine = psutil.Process()
+    before = set(mine.children())
+    return lambda: [
+        child
+        for child in mine.children()
+        if child not in before and child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def test_one_that_takes_too_long_is_killed_and_remembered(compilers: Callable[[], list[psutil.Process]]) -> None:
     async def scenario() -> None:
         checker = GrammarChecker(compile_s=0.0005, processes=1)
         constraint = constraints.json_schema({"enum": [f"v{i}" for i in range(5000)]})
@@ -93,32 +106,34 @@ def test_one_that_takes_too_long_is_killed_and_remembered() -> None:
                 await checker.check(constraint, param="tools")
             assert time.monotonic() - started < 0.05
             assert caught.value.param == "tools"
-            assert not [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+            assert not compilers()
         finally:
             await checker.close()
 
     asyncio.run(scenario())
 
 
-def test_a_killed_process_is_started_again_and_verdicts_are_remembered() -> None:
+def test_a_killed_process_is_started_again_and_verdicts_are_remembered(
+    compilers: Callable[[], list[psutil.Process]],
+) -> None:
     async def scenario() -> None:
         checker = GrammarChecker(processes=1)
         try:
             await checker.check(constraints.regex("a"), param="p")
-            (child,) = psutil.Process().children()
+            (child,) = compilers()
             child.kill()
             with pytest.raises(InvalidRequestError, match="more memory"):
                 await checker.check(constraints.regex("b"), param="p")
             await checker.check(constraints.regex("c"), param="p")
             with pytest.raises(InvalidRequestError, match="cannot be compiled"):
                 await checker.check(json.dumps({"grammars": [{"lark_grammar": "start: ("}]}), param="p")
-            (child,) = psutil.Process().children()
+            (child,) = compilers()
             child.kill()
             child.wait()
             await checker.check(constraints.regex("a"), param="p")  # known: no process is needed
         finally:
             await checker.close()
-        assert not psutil.Process().children()
+        assert not compilers()
 
     asyncio.run(scenario())
 

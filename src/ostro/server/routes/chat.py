@@ -12,6 +12,7 @@ from ostro.server.chat_shape import ChatShape
 from ostro.server.chatting import ChatSpec, start_chat
 from ostro.server.context import ServerContext, context_of
 from ostro.server.mistral_shape import MistralChatShape, wants_mistral_stream
+from ostro.server.patience import patient
 from ostro.web.body import read_json
 from ostro.web.chat import ChatChunk, ChatCompletion, ChatRequest
 from ostro.web.openapi import gives, takes
@@ -26,6 +27,11 @@ async def chat_completions(request: Request, context: Annotated[ServerContext, D
     body = await read_json(request, ChatRequest)
     body.refuse_unsupported()
     spec = _spec(body)
+    work = _answer(request, context, body, spec)
+    return await patient(context, work, streamed=body.stream, headers=body.ignored_header())
+
+
+async def _answer(request: Request, context: ServerContext, body: ChatRequest, spec: ChatSpec) -> Response:
     model = await context.models.use(request, body.model)
     job = Job(model, body, new_id("chatcmpl"), spec.params.n)
     generation = await start_chat(context, model, spec, job.id)

@@ -10,11 +10,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from ostro.core.constraints import ResponseFormat
 from ostro.core.errors import InvalidRequestError
 from ostro.core.ids import new_id
+from ostro.core.sampling import SamplingParams
 from ostro.server.answering import Job, answer, plain_reader, submit
 from ostro.server.chatting import constrained
 from ostro.server.completion_shape import CompletionShape
 from ostro.server.context import ServerContext, context_of
 from ostro.server.models import ServedModel
+from ostro.server.patience import patient
 from ostro.web.body import read_json
 from ostro.web.completions import Completion, CompletionRequest, Prompt
 from ostro.web.openapi import gives, takes
@@ -28,9 +30,19 @@ router = APIRouter(tags=["completions"])
 async def completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, CompletionRequest)
     body.refuse_unsupported()
-    params = body.params()
-    response = body.response()
-    prompts = body.prompts()
+    asked = body.params(), body.response(), body.prompts()  # what is wrong with them is told before a model is loaded
+    work = _answer(request, context, body, *asked)
+    return await patient(context, work, streamed=body.stream, headers=body.ignored_header())
+
+
+async def _answer(
+    request: Request,
+    context: ServerContext,
+    body: CompletionRequest,
+    params: SamplingParams,
+    response: ResponseFormat,
+    prompts: list[Prompt],
+) -> Response:
     model = await context.models.use(request, body.model)
     _refuse_without_tokenizer(model, body, response)
     params = await constrained(context, params, response, body.response_param)

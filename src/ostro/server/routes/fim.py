@@ -6,11 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from ostro.core.constraints import ResponseFormat
 from ostro.core.ids import new_id
+from ostro.core.sampling import SamplingParams
 from ostro.server.answering import Job, answer, plain_reader, submit
 from ostro.server.chatting import constrained
 from ostro.server.context import ServerContext, context_of
 from ostro.server.mistral_shape import MistralChatShape
+from ostro.server.patience import patient
 from ostro.web.body import read_json
 from ostro.web.chat import ChatChunk, ChatCompletion
 from ostro.web.completions import FimRequest
@@ -24,8 +27,13 @@ router = APIRouter(tags=["completions"])
 )
 async def fim_completions(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, FimRequest)
-    params = body.params()
-    response = body.response()
+    work = _answer(request, context, body, body.params(), body.response())
+    return await patient(context, work, streamed=body.stream, headers=body.ignored_header())
+
+
+async def _answer(
+    request: Request, context: ServerContext, body: FimRequest, params: SamplingParams, response: ResponseFormat
+) -> Response:
     model = await context.models.use(request, body.model)
     prompt = await model.encode_fim(body.prompt, body.suffix or "")
     params = await constrained(context, params, response, body.response_param)

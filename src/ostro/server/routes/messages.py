@@ -10,15 +10,17 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.sampling import SamplingParams
-from ostro.server.answering import json_response, stream, whole
+from ostro.server.answering import json_response, stream, stream_failure, whole
 from ostro.server.chatting import ChatSpec, render, start_chat
 from ostro.server.context import ServerContext, context_of
 from ostro.server.messages_shape import PING, MessageShape
+from ostro.server.patience import patient
 from ostro.web.body import read_json
 from ostro.web.message_answer import AnyMessageEvent, Message, TokenCount
-from ostro.web.message_errors import MessageError
+from ostro.web.message_errors import MessageError, message_error
 from ostro.web.messages import CountTokensRequest, MessagesRequest
 from ostro.web.openapi import fails, gives, takes
+from ostro.web.sse import sse_event
 
 router = APIRouter(tags=["messages"])
 
@@ -32,6 +34,17 @@ async def create_message(request: Request, context: Annotated[ServerContext, Dep
     body = await read_json(request, MessagesRequest)
     body.refuse_unsupported()
     spec = _spec(body, body.params(), priority=body.priority, timeout=body.timeout)
+
+    def failed(error: Exception) -> bytes:
+        told = stream_failure(error, "a message that waited")
+        return sse_event("error", message_error(told, request.state.request_id))
+
+    work = _answer(request, context, body, spec)
+    headers = body.ignored_header(*body.ignored())
+    return await patient(context, work, streamed=body.stream, headers=headers, heartbeat=PING, failed=failed)
+
+
+async def _answer(request: Request, context: ServerContext, body: MessagesRequest, spec: ChatSpec) -> Response:
     model = await context.models.use(request, body.model)
     shape = MessageShape(model.name, shows_thoughts=body.shows_thoughts)
     with _in_their_words(body):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ostro.core.errors import InvalidRequestError, OstroError
-from ostro.server.answering import json_response, stream, whole
+from ostro.server.answering import json_response, stream, stream_failure, whole
 from ostro.server.chatting import ChatSpec, start_chat
 from ostro.server.context import ServerContext, context_of
 from ostro.server.generation import Generation
 from ostro.server.models import ServedModel
+from ostro.server.patience import patient
 from ostro.server.responses.ids import new_response_id
 from ostro.server.responses.keeping import find, items_of, keep, not_found, recall
 from ostro.server.responses.messages import ChatMessages
@@ -24,8 +25,8 @@ from ostro.server.responses.writer import ResponseWriter
 from ostro.storage.responses import ResponseStore
 from ostro.web.auth import is_in_process, owner_of
 from ostro.web.body import read_json
-from ostro.web.openapi import gives, takes
-from ostro.web.response_events import AnyEvent, Event
+from ostro.web.openapi import ErrorFields, gives, takes
+from ostro.web.response_events import AnyEvent, Event, StreamError
 from ostro.web.response_items import Item, ItemList
 from ostro.web.response_object import DeletedResponse, ResponseObject, begun
 from ostro.web.responses import InputItemsPage, ResponsesRequest
@@ -36,6 +37,16 @@ log = logging.getLogger("ostro.server")
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 Context = Annotated[ServerContext, Depends(context_of)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a request is, before there is a model for it. given: the items of its input."""
+
+    id: str
+    given: list[Item]
+    messages: ChatMessages
+    spec: ChatSpec
 
 
 @router.post("", openapi_extra=takes(ResponsesRequest), responses=gives(ResponseObject, streamed=AnyEvent))
@@ -51,6 +62,14 @@ async def create(request: Request, context: Context) -> Response:
     messages = _messages(body.instructions, past.history, given)
     with messages.own_words():
         spec = _spec(body, messages)
+    work = _answer(request, context, body, _Asked(response_id, given, messages, spec))
+    headers = body.ignored_header(*body.ignored())
+    return await patient(context, work, streamed=body.stream, headers=headers, failed=_failed)
+
+
+async def _answer(request: Request, context: ServerContext, body: ResponsesRequest, asked: _Asked) -> Response:
+    owner, store = owner_of(request.scope), ResponseStore(context.database)
+    response_id, given, messages, spec = asked.id, asked.given, asked.messages, asked.spec
     model = await context.models.use(request, body.model)
     # A batch's answers are in its output file, and a job has no key that could find them here.
     stored = body.store is not False and not is_in_process(request.scope)
@@ -161,6 +180,14 @@ async def _frames(
     except Exception:  # the status is long sent, so a stream can only say it in an event
         log.exception("the stream of %s failed", writer.response.id)
         yield _encoded(writer.fail(OstroError("The server failed on this request. Its log says why.")))
+
+
+def _failed(error: Exception) -> bytes:
+    """What ends a stream before its response has begun."""
+    told = stream_failure(error, "a response that waited")
+    fields = ErrorFields(told.message, told.type, told.param, told.code)
+    event = StreamError(sequence_number=0, code=told.code, message=told.message, param=told.param, error=fields)
+    return _encoded([event])
 
 
 def _encoded(events: Sequence[Event]) -> bytes:
