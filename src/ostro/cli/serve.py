@@ -57,6 +57,7 @@ def serve(
         None, help="Origin whose pages may call, such as https://app.example; may be repeated. None may otherwise."
     ),
     max_body: str | None = typer.Option(None, help="Most bytes of a request, such as 16MiB, which is the default."),
+    max_image: str | None = typer.Option(None, help="Most bytes of an image, such as 10MiB, which is the default."),
     max_upload: str | None = typer.Option(
         None, help="Most bytes of an uploaded file, such as 512MiB, which is the default."
     ),
@@ -104,6 +105,7 @@ def serve(
         api_keys=[key for key in api_key or () if key],
         cors_origins=cors_origin or (),
         max_body=parse_size(max_body),
+        max_image=parse_size(max_image),
         max_upload=parse_size(max_upload),
         memory_limit=parse_size(memory_limit),
         grace_s=grace,
@@ -166,6 +168,7 @@ def run_server(
     api_keys: Collection[str] = (),
     cors_origins: Collection[str] = (),
     max_body: int | None = None,
+    max_image: int | None = None,
     max_upload: int | None = None,
     memory_limit: int | None,
     grace_s: float,
@@ -185,6 +188,7 @@ def run_server(
     from ostro.web.body import MAX_BODY_BYTES
     from ostro.web.cors import check_origins
     from ostro.web.hosts import is_loopback
+    from ostro.web.images import MAX_IMAGE_BYTES
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("ostro").setLevel(logging.INFO)
@@ -211,6 +215,7 @@ def run_server(
         loopback_only=is_loopback(host),
         cors_origins=cors_origins,
         max_body_bytes=max_body or MAX_BODY_BYTES,
+        max_image_bytes=max_image or MAX_IMAGE_BYTES,
         max_upload_bytes=max_upload or MAX_UPLOAD_BYTES,
         store=store or store_file(),
     )

@@ -46,6 +46,7 @@ from ostro.web.cors import add_cors
 from ostro.web.errors import ErrorBoundary, handle_http_exception, handle_ostro_error
 from ostro.web.head import HeadAsGet
 from ostro.web.hosts import LoopbackHosts
+from ostro.web.images import MAX_IMAGE_BYTES
 from ostro.web.message_errors import MessageErrors
 from ostro.web.openapi import describe
 from ostro.web.rate import RateHeaders
@@ -61,6 +62,7 @@ def create_app(
     loopback_only: bool = False,
     cors_origins: Collection[str] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
+    max_image_bytes: int = MAX_IMAGE_BYTES,
     body_s: float = BODY_S,
     heartbeat_s: float = HEARTBEAT_S,
     store: Path | str | None = None,
@@ -73,6 +75,7 @@ def create_app(
     api_keys: with any, everything but /health/live and the page wants one of them as a bearer token.
     loopback_only: refuse Host headers that are not a loopback name; for servers bound to one.
     cors_origins: pages of these origins may call; others' browsers refuse them.
+    max_body_bytes: most bytes of a request. max_image_bytes: most bytes of one image in it, decoded.
     body_s: how long a request's body may take to come.
     heartbeat_s: how long a stream may be silent before a comment line is sent on it.
     store: the file or sqlite URL that keeps stored answers, files and jobs; None keeps them in memory. Raises
@@ -123,7 +126,13 @@ def create_app(
     # The last added is the outermost: every answer has an id, even a refusal.
     app.add_middleware(ReleasePins)
     app.add_middleware(HeadAsGet)
-    app.add_middleware(BodyLimit, limit=max_body_bytes, timeout_s=body_s, uploads={files.ROUTE: max_upload_bytes})
+    app.add_middleware(
+        BodyLimit,
+        limit=max_body_bytes,
+        timeout_s=body_s,
+        uploads={files.ROUTE: max_upload_bytes},
+        image_limit=max_image_bytes,
+    )
     app.add_middleware(RateHeaders, allowance_of=known.allowance)
     app.add_middleware(ApiKeyGate, keys=api_keys, open_paths=home.OPEN_PATHS)
     if loopback_only:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ostro.core.errors import InvalidRequestError
 from ostro.web.errors import error_response
+from ostro.web.images import MAX_IMAGE_BYTES, refuse_large_images
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 BODY_S = 30.0
@@ -57,6 +58,7 @@ class BodyLimit:
     Bodies are validated whole anyway, so nothing is lost by reading first, and chunked ones are bounded too.
     timeout_s: a body that has not come by then, and a second later for each KiB of it that has, is answered 408.
     uploads: (method, path) of routes that read their own bodies as they come, with the limit of each in bytes.
+    image_limit: most bytes of one image in a JSON body, for `read_json` to look at.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class BodyLimit:
         limit: int = MAX_BODY_BYTES,
         timeout_s: float = BODY_S,
         uploads: Mapping[tuple[str, str], int] | None = None,
+        image_limit: int = MAX_IMAGE_BYTES,
     ) -> None:
         self.app = app
+        self.image_limit = image_limit
         self.limit = limit
         self.timeout_s = timeout_s
         self.uploads = uploads or {}
@@ -75,6 +79,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope.setdefault("state", {})["image_limit"] = self.image_limit
         length = _declared(scope)
         upload = self.uploads.get((scope["method"], scope["path"]))
         if upload is not None and length <= upload:
@@ -172,6 +177,7 @@ async def read_json(request: Request, kind: type[Wire]) -> Wire:
         )
     body = await request.body()
     _refuse_crowds(body)
+    refuse_large_images(body, getattr(request.state, "image_limit", MAX_IMAGE_BYTES))
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
