@@ -120,7 +120,10 @@ def load(options: EngineOptions, progress: Progress) -> StepEngine:
     if options.model == "slow":
         time.sleep(30.0)
     if options.model.startswith("takes "):
-        time.sleep(float(options.model.removeprefix("takes ")))
+        seconds, *rest = options.model.removeprefix("takes ").split()
+        time.sleep(float(seconds))
+        if rest == ["missing"]:
+            raise CheckpointError("There is no such checkpoint.")
     progress(2, 2, "reading nothing")
     return FakeEngine(options)
 

@@ -137,6 +137,33 @@ def test_a_value_out_of_range_is_told_and_not_sent(visit: Open, scripted: Node) 
         seen.finished()
 
 
+def test_nothing_is_lost_where_a_setting_keeps_a_request_back(visit: Open, scripted: Node) -> None:
+    with visit(scripted) as seen:
+        page = seen.page
+        seen.settings("Tools")
+        page.get_by_role("switch", name="Offer tools").click()
+        seen.ask("weather")
+        seen.finished()
+        page.get_by_label("Result of weather").fill("21 degrees")
+        seen.settings("Sampling")
+        temperature = page.get_by_label("Temperature", exact=True)
+        temperature.fill("1000")
+        page.get_by_role("button", name="Send result").click()
+        expect(page.locator("#problem")).to_be_visible()
+        page.get_by_role("button", name="Answer again").click()
+        page.get_by_role("button", name="Edit message").click()
+        page.get_by_role("textbox", name="Edit message").fill("hello")
+        page.get_by_role("button", name="Send again").click()
+        expect(page.get_by_role("textbox", name="Edit message")).to_have_value("hello")
+        page.get_by_role("button", name="Cancel").click()
+        assert len(seen.bodies()) == 1
+        expect(page.locator(".call")).to_contain_text('"city": "Paris"')
+        temperature.fill("1")
+        page.get_by_role("button", name="Send result").click()
+        seen.finished(2)
+        expect(page.locator(".prose").last).to_contain_text("It is warm in Paris.")
+
+
 def test_a_call_is_answered_by_hand(visit: Open, scripted: Node) -> None:
     with visit(scripted) as seen:
         seen.settings("Tools")

@@ -121,10 +121,11 @@ def test_a_killed_process_is_started_again_and_verdicts_are_remembered(
         try:
             await checker.check(constraints.regex("a"), param="p")
             (child,) = compilers()
-            child.kill()
-            with pytest.raises(InvalidRequestError, match="more memory"):
-                await checker.check(constraints.regex("b"), param="p")
-            await checker.check(constraints.regex("c"), param="p")
+            child.kill()  # as the kernel does where memory runs out: that is not the next grammar's fault
+            await checker.check(constraints.regex("b"), param="p")
+            (other,) = compilers()
+            assert other != child
+            child = other
             with pytest.raises(InvalidRequestError, match="cannot be compiled"):
                 await checker.check(json.dumps({"grammars": [{"lark_grammar": "start: ("}]}), param="p")
             (child,) = compilers()
@@ -134,6 +135,51 @@ def test_a_killed_process_is_started_again_and_verdicts_are_remembered(
         finally:
             await checker.close()
         assert not compilers()
+
+    asyncio.run(scenario())
+
+
+def test_one_that_ends_its_process_is_refused_and_others_go_on(compilers: Callable[[], list[psutil.Process]]) -> None:
+    """As one does that takes more memory than its process may have: here, whatever is compiled is killed."""
+
+    async def scenario() -> None:
+        checker = GrammarChecker(compile_s=5.0, processes=1)
+        killed = 0
+
+        async def kill() -> None:
+            nonlocal killed
+            while killed < 2:
+                for child in compilers():
+                    child.kill()
+                    child.wait()
+                    killed += 1
+                await asyncio.sleep(0)
+
+        try:
+            killing = asyncio.create_task(kill())
+            with pytest.raises(InvalidRequestError, match="more memory"):
+                await checker.check(constraints.regex("b"), param="p")
+            await killing
+            await checker.check(constraints.regex("c"), param="p")
+        finally:
+            await checker.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_busy_moment_is_not_remembered_for_long() -> None:
+    async def scenario() -> None:
+        checker = GrammarChecker(compile_s=0.0005, processes=1, unfinished_s=0.2)
+        try:
+            with pytest.raises(InvalidRequestError, match="takes longer"):
+                await checker.check(constraints.regex("a"), param="p")
+            checker._compile_s = 5.0
+            with pytest.raises(InvalidRequestError, match="takes longer"):
+                await checker.check(constraints.regex("a"), param="p")
+            await asyncio.sleep(0.25)
+            await checker.check(constraints.regex("a"), param="p")
+        finally:
+            await checker.close()
 
     asyncio.run(scenario())
 

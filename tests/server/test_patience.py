@@ -83,6 +83,9 @@ def test_a_load_that_fails_in_time_is_a_status_and_later_an_event(node: Node, ap
     if answer.status_code == 200:  # the stream was open before the load had failed
         told = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
         assert "could not be loaded" in str(told[-1]["error"])
+        if api in ("chat", "completions"):
+            assert told[-1]["error"]["status"] == 503
+            assert told[-1]["error"]["retry_after"] >= 1
     else:
         assert answer.status_code == 503
         assert answer.headers["retry-after"]

@@ -15,9 +15,9 @@ from ostro.client.results import (
     ChatResult,
     InferResult,
     Messages,
+    StreamReader,
     chat_body,
     chat_result,
-    delta_of,
     infer_as_chat,
     infer_body,
     infer_result,
@@ -39,10 +39,12 @@ class AsyncChatStream:
     async def __aiter__(self) -> AsyncIterator[ChatDelta]:
         async with self:
             with translated():
+                reader = StreamReader()
                 async for line in self._response.aiter_lines():
-                    delta = delta_of(line)
+                    delta = reader.read(line)
                     if delta is not None:
                         yield delta
+                reader.check_end()
 
     async def aclose(self) -> None:
         await self._response.aclose()

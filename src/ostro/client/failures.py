@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 # What servers say to a path that they do not have.
 NO_ROUTE = (404, 405)
 
-# An error in a stream comes without a status.
-STATUS_OF_CODE = {"engine_dead": 503, "not_ready": 503, "deadline_exceeded": 504, "queue_full": 429}
+# An error in a stream comes after the status. Our servers say which it would have been; of others', the words may.
+_STATUS_OF_CODE = {
+    "invalid_api_key": 401,
+    "model_not_found": 404,
+    "rate_limit_exceeded": 429,
+    "queue_full": 429,
+    "engine_dead": 503,
+    "not_ready": 503,
+    "deadline_exceeded": 504,
+}
+_STATUS_OF_TYPE = {"invalid_request_error": 400, "rate_limit_error": 429, "timeout_error": 504}
 
 
 class translated:  # noqa: N801 - reads as the statement it is
@@ -72,6 +81,24 @@ def error_of_body(body: Mapping[str, Any], status: int, retry_after: float | Non
     error.code = code or error.code
     error.param = fields.get("param")
     return error
+
+
+def error_of_chunk(chunk: Mapping[str, Any]) -> OstroError | None:
+    """The error that a stream's chunk tells, in whichever of the shapes; None where it tells none."""
+    fields = chunk.get("error")
+    if not fields and chunk.get("object") != "error":
+        return None
+    if isinstance(fields, str):
+        fields = {"message": fields}
+    elif not isinstance(fields, dict) or not fields:
+        fields = {name: value for name, value in chunk.items() if name != "error"}
+    status = fields.get("status") or fields.get("code")
+    if not isinstance(status, int) or not 400 <= status < 600:
+        by_type = _STATUS_OF_TYPE.get(str(fields.get("type")), 500)
+        status = _STATUS_OF_CODE.get(str(fields.get("code")), by_type)
+    pause = fields.get("retry_after")
+    message = fields.get("message") or "The server ended the answer without a word."
+    return error_of_body({"error": {**fields, "message": message}}, status, pause if isinstance(pause, int) else None)
 
 
 def _error_kind(message: str, status: int, code: str, retry_after: float | None) -> OstroError:

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ostro.client.failures import STATUS_OF_CODE, error_of_body
-from ostro.core.errors import InvalidRequestError
+from ostro.client.failures import error_of_chunk
+from ostro.core.errors import APIConnectionError, APIError, InvalidRequestError
 from ostro.core.request import ToolCall, Usage
 from ostro.routing.endpoints import Candidate
 
 Messages = Sequence[Mapping[str, Any]]
+_DONE = "[DONE]"
 
 
 @dataclass(frozen=True)
@@ -154,22 +155,49 @@ def infer_result(body: dict[str, Any], node: Candidate, started: float) -> Infer
     )
 
 
+class StreamReader:
+    """Reads an event stream line by line, to its end."""
+
+    def __init__(self) -> None:
+        self._ended = False
+
+    def read(self, line: str) -> ChatDelta | None:
+        """As `delta_of`."""
+        delta = delta_of(line)
+        finished = delta is not None and delta.finish_reason is not None
+        self._ended = self._ended or finished or _data(line) == _DONE
+        return delta
+
+    def check_end(self) -> None:
+        """There are no more lines. Raises APIConnectionError where the answer had more to come."""
+        if not self._ended:
+            raise APIConnectionError("The stream ended before the answer did. What came of it is not all.")
+
+
 def delta_of(line: str) -> ChatDelta | None:
     """What one line of an event stream says; None for heartbeats, blank lines and empty chunks."""
-    if not line.startswith("data:"):
+    data = _data(line)
+    if data is None or data == _DONE:
         return None
-    data = line.removeprefix("data:").strip()
-    if data == "[DONE]":
-        return None
-    chunk = json.loads(data)
-    if chunk.get("error"):
-        code = (chunk["error"] or {}).get("code") or ""
-        raise error_of_body(chunk, STATUS_OF_CODE.get(code, 500), None)
+    try:
+        chunk = json.loads(data)
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise APIError("The server's stream has a line that is no JSON object.", status=502)
+    error = error_of_chunk(chunk)
+    if error is not None:
+        raise error
     usage = usage_of(chunk) if chunk.get("usage") else None
     choice = chunk["choices"][0] if chunk.get("choices") else {}
     said = choice.get("delta") or {"content": choice.get("text")}
     delta = ChatDelta(_text(said), choice.get("finish_reason"), usage, _reasoning(said), _call_deltas(said))
     return None if delta == ChatDelta("") else delta
+
+
+def _data(line: str) -> str | None:
+    """What an event's line says; None for other lines."""
+    return line.removeprefix("data:").strip() if line.startswith("data:") else None
 
 
 def _call_deltas(message: Mapping[str, Any]) -> list[ToolCallDelta]:

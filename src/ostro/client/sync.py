@@ -14,9 +14,9 @@ from ostro.client.results import (
     ChatResult,
     InferResult,
     Messages,
+    StreamReader,
     chat_body,
     chat_result,
-    delta_of,
     infer_as_chat,
     infer_body,
     infer_result,
@@ -37,10 +37,12 @@ class ChatStream:
 
     def __iter__(self) -> Iterator[ChatDelta]:
         with self, translated():
+            reader = StreamReader()
             for line in self._response.iter_lines():
-                delta = delta_of(line)
+                delta = reader.read(line)
                 if delta is not None:
                     yield delta
+            reader.check_end()
 
     def close(self) -> None:
         self._response.close()

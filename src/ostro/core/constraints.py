@@ -7,6 +7,7 @@ compile is found out in a process that can be killed (`core.grammar_compiler`).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -26,8 +27,17 @@ MAX_GRAMMAR = 64 * 1024
 # way to go on for ever with blanks.
 WHITE_SPACE = r"(\x20|\x0A\x20{0,32})"
 
-# Lark's strings, regular expressions and comments; what is left outside them is the grammar's own.
-_QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"i?|/(?:\\.|[^/\\\n])+/[a-z]*|//[^\n]*|#[^\n]*', re.DOTALL)
+# Lark's strings, regular expressions and comments; what is left outside them is the grammar's own. None goes back over
+# what it took, so the time is in proportion to the grammar; a string without an end goes on to the end of its line.
+_QUOTED = re.compile(
+    r"""
+      "(?:\\.|[^"\\\n]++)*+ (?: "i? | (?P<string>\\?) )
+    | /(?:\\.|[^/\\\n]++)++ (?: /[a-z]* | (?P<pattern>\\?) )
+    | //[^\n]*+
+    | \#[^\n]*+
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 
 
 class ResponseFormat(msgspec.Struct, frozen=True):
@@ -131,9 +141,14 @@ def checked_grammar(grammar: str) -> str:
         raise _refusal(f"A grammar may have {MAX_GRAMMAR} characters, this one has {len(grammar)}.")
     if "::=" in grammar:
         grammar = _from_gbnf(grammar)
-    if "<" in _QUOTED.sub("", grammar):
+    if "<" in _QUOTED.sub(_if_open, grammar):
         raise _refusal("The grammar names a token (in angle brackets); only text can be described here.")
     return grammar
+
+
+def _if_open(quoted: re.Match[str]) -> str:
+    """A string or pattern without an end may be none: what it holds is looked at as well."""
+    return "" if quoted["string"] is None and quoted["pattern"] is None else quoted[0]
 
 
 def _from_gbnf(grammar: str) -> str:
@@ -162,6 +177,8 @@ def _check_schema(schema: object) -> None:
             waiting.extend((child, depth + 1) for child in value)
         elif isinstance(value, str) and len(value) > MAX_SCHEMA_BYTES:
             raise _refusal(f"The JSON schema has a text of {len(value)} characters.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise _refusal("The JSON schema has a number that is too large to be one.")
 
 
 def _written(grammar: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from ostro.server.models import ServedModel
 from ostro.tokenizer.answers import CallArguments, CallStart, Reasoning, Text
 from ostro.tokenizer.parser import PlainParser
 from ostro.web.disconnect import while_connected
-from ostro.web.errors import error_body
+from ostro.web.errors import error_chunk
 from ostro.web.sse import DONE, KEEP_ALIVE, EventStreamResponse, sse_data
 from ostro.web.wire import GenerationRequest
 
@@ -43,7 +43,7 @@ class Job:
     @property
     def shows_token_ids(self) -> bool:
         """Where asked for, and where nothing else can be shown."""
-        return self.body.return_token_ids or self.model.tokenizer is None
+        return bool(self.body.return_token_ids) or self.model.tokenizer is None
 
 
 @dataclass
@@ -203,7 +203,7 @@ async def _frames(generation: Generation, job: Job, shape: Shape) -> AsyncIterat
         if job.body.include_usage:
             yield sse_data(shape.last(generation.usage()))
     except Exception as error:  # noqa: BLE001 - the status is long sent, so a stream can only say it in a chunk
-        yield sse_data(error_body(stream_failure(error, job.id)))
+        yield sse_data(error_chunk(stream_failure(error, job.id)))
     yield DONE
 
 

@@ -16,6 +16,7 @@ from ostro.server.answering import submit
 from ostro.server.context import ServerContext
 from ostro.server.generation import AnswerReader, Generation, TokensOnly
 from ostro.server.models import ServedModel
+from ostro.tokenizer.conversation import read_messages
 from ostro.tokenizer.grammars import chat_constraint
 from ostro.tokenizer.parser import AnswerParser
 
@@ -86,6 +87,7 @@ async def render(model: ServedModel, spec: ChatSpec) -> list[int]:
     """The tokens that ask for the answer. Raises InvalidRequestError naming the field."""
     messages = [dict(message) for message in spec.messages]
     if spec.safe_prompt:
+        read_messages(messages, continue_final=spec.continue_final)  # errors tell places as the client counts them
         messages = _careful(messages)
     options: dict[str, Any] = {}
     if spec.tools:

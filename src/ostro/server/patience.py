@@ -10,13 +10,13 @@ from fastapi import Response
 
 from ostro.server.answering import stream_failure
 from ostro.server.context import ServerContext
-from ostro.web.errors import error_body
+from ostro.web.errors import error_chunk
 from ostro.web.sse import DONE, KEEP_ALIVE, EventStreamResponse, sse_data
 
 
 def failed_chunk(error: Exception) -> bytes:
     """A failure as OpenAI's and Mistral's streams tell it."""
-    return sse_data(error_body(stream_failure(error, "a request that waited"))) + DONE
+    return sse_data(error_chunk(stream_failure(error, "a request that waited"))) + DONE
 
 
 async def patient(

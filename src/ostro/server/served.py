@@ -53,7 +53,7 @@ class ServedModel:
         Raises InvalidRequestError.
         """
         tokenizer = self.text_tokenizer("messages")
-        size = sum(len(str(message.get("content", ""))) for message in messages)
+        size = sum(len(str(message.get(name, ""))) for message in messages for name in ("content", "tool_calls"))
         size += len(str(options["tools"])) if "tools" in options else 0
         return await off_loop(lambda: tokenizer.encode_chat(messages, **options), size)
 

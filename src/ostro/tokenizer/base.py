@@ -119,8 +119,9 @@ class Tokenizer(ABC):
         """The bytes that the token adds to a text; a control token's name. Empty for an id beyond the vocabulary."""
         known = self._bytes.get(token_id)
         if known is None:
-            known = self._look_up_bytes(token_id) if 0 <= token_id < self.vocab_size else b""
-            self._bytes[token_id] = known
+            if not 0 <= token_id < self.vocab_size:
+                return b""  # not kept: clients may name any number
+            known = self._bytes[token_id] = self._look_up_bytes(token_id)
         return known
 
     def leading_bytes(self, token_id: int) -> bytes:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ostro.web.bounded import Many, at_most
+
 MAX_HOURS = 168
+DEFAULT_HOURS = 24
 MAX_INPUT_FILES = 100
 MAX_INLINE_REQUESTS = 10_000
 
@@ -32,12 +35,12 @@ class CreateBatchJob(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
 
     endpoint: str
-    input_files: list[str] | None = Field(default=None, max_length=MAX_INPUT_FILES)
-    requests: list[BatchRequest] | None = Field(default=None, max_length=MAX_INLINE_REQUESTS)
+    input_files: Many[str] | None = Field(default=None, max_length=MAX_INPUT_FILES)
+    requests: Many[BatchRequest] | None = Field(default=None, max_length=MAX_INLINE_REQUESTS)
     model: str | None = None
     agent_id: str | None = None
     metadata: dict[str, Any] | None = Field(default=None, max_length=64)
-    timeout_hours: int = Field(default=24, ge=1, le=MAX_HOURS)
+    timeout_hours: int | None = Field(default=None, ge=1, le=MAX_HOURS)
 
 
 class OutputExpiry(BaseModel):
@@ -57,7 +60,7 @@ class CreateBatch(BaseModel):
     endpoint: str
     input_file_id: str
     completion_window: str = Field(pattern=r"^[1-9]\d{0,2}h$")
-    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    metadata: Annotated[dict[str, str], at_most(16)] | None = Field(default=None, max_length=16)
     output_expires_after: OutputExpiry | None = None
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ostro.core.constraints import ToolPolicy
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
+from ostro.web.bounded import Many
 from ostro.web.tools import MAX_TOOLS, ToolChoice, tool_policy
 from ostro.web.wire import GenerationRequest, UsageInfo
 
@@ -37,8 +38,8 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: str
-    content: str | list[ContentPart] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    content: str | Many[ContentPart] | None = None
+    tool_calls: Many[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     name: str | None = None
     prefix: bool | None = None
@@ -82,18 +83,18 @@ class ChatRequest(GenerationRequest):
         that message, its text does not stand before the answer's.
     """
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Many[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
+    tools: Many[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
     prompt_mode: Literal["reasoning"] | None = None
     safe_prompt: bool | None = None
-    continue_final_message: bool = False
+    continue_final_message: bool | None = None
 
     REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "functions": ([],),

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import MAX_N, SamplingParams
+from ostro.web.bounded import Many
 from ostro.web.wire import GenerationRequest, UsageInfo
 
 MAX_PROMPTS = 128
@@ -20,7 +21,7 @@ Prompt = str | list[int]
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Many[str] | Many[int] | Many[Many[int]]
     max_tokens: int | None = DEFAULT_MAX_TOKENS
     logprobs: int | None = Field(default=None)
     echo: bool | None = None

@@ -8,6 +8,7 @@ import msgspec
 from pydantic import Field
 
 from ostro.core.errors import InvalidRequestError
+from ostro.web.bounded import Many
 from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, UsageInfo, WireRequest
 
 MAX_INPUTS = 2048  # OpenAI's
@@ -23,15 +24,15 @@ class EmbeddingRequest(WireRequest):
     token, or the mean of all.
     """
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Many[str] | Many[int] | Many[Many[int]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
     output_dimension: int | None = Field(default=None, ge=1)
     output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] | None = None
-    pooling: Literal["last", "mean"] = "last"
+    pooling: Literal["last", "mean"] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    priority: int | None = Field(default=None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
 
     def inputs(self) -> list[tuple[str, Input]]:

@@ -27,25 +27,41 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def error_body(error: OstroError) -> dict[str, Any]:
-    """The JSON body for an error; also what a stream's last chunk carries."""
+    """The JSON body for an error."""
     fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     return {"error": fields, "object": "error", **fields}
+
+
+def error_chunk(error: OstroError) -> dict[str, Any]:
+    """The same as the end of a stream, whose status is sent already: with the status that it would have been, and the
+    seconds after which another try makes sense, as `Retry-After` would have said them."""
+    body = error_body(error)
+    told: dict[str, Any] = {"status": error.status}
+    seconds = _retry_after(error)
+    if seconds is not None:
+        told["retry_after"] = seconds
+    return {**body, "error": {**body["error"], **told}}
 
 
 def error_response(error: OstroError) -> Response:
     """The whole answer: 429 and 503 always carry Retry-After, 401 says how to authenticate."""
     headers = {}
-    retry_after = getattr(error, "retry_after", None)
-    if retry_after is None and error.status in (429, 503):
-        retry_after = 1.0
-    if retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(retry_after)))
+    seconds = _retry_after(error)
+    if seconds is not None:
+        headers["retry-after"] = str(seconds)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.status in (408, 413):
         headers["connection"] = "close"  # The rest of the body is not read.
     content = msgspec.json.encode(error_body(error))
     return Response(content, status_code=error.status, headers=headers, media_type="application/json")
+
+
+def _retry_after(error: OstroError) -> int | None:
+    seconds = getattr(error, "retry_after", None)
+    if seconds is None and error.status in (429, 503):
+        seconds = 1.0
+    return None if seconds is None else max(1, math.ceil(seconds))
 
 
 async def handle_ostro_error(request: Request, error: Exception) -> Response:

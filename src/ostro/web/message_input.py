@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ostro.core.errors import InvalidRequestError
+from ostro.web.bounded import Many
 from ostro.web.text_or import OTHER, TEXT, TextOr
 
 _STRICT = ConfigDict(extra="allow", strict=True)
@@ -28,7 +29,7 @@ class TextOnly(BaseModel):
     text: str | None = None
 
 
-Texts = Annotated[Annotated[str, TEXT] | Annotated[list[TextOnly], OTHER], TextOr]
+Texts = Annotated[Annotated[str, TEXT] | Annotated[Many[TextOnly], OTHER], TextOr]
 
 
 class MessageBlock(BaseModel):
@@ -55,7 +56,7 @@ class InputMessage(BaseModel):
     model_config = _STRICT
 
     role: Literal["user", "assistant", "system"]
-    content: Annotated[Annotated[str, TEXT] | Annotated[list[MessageBlock], OTHER], TextOr]
+    content: Annotated[Annotated[str, TEXT] | Annotated[Many[MessageBlock], OTHER], TextOr]
 
 
 def chat_messages(system: str | Sequence[TextOnly] | None, messages: Sequence[InputMessage]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ostro.core.constraints import ResponseFormat, ToolPolicy
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
+from ostro.web.bounded import Many
 from ostro.web.chat import MAX_MESSAGES
 from ostro.web.message_input import InputMessage, Texts, chat_messages, missing
 from ostro.web.tools import MAX_TOOLS, FunctionName, ToolChoice, tool_policy
@@ -96,9 +97,9 @@ class OutputConfig(BaseModel):
 class CountTokensRequest(WireRequest):
     """What of a request its prompt is made of. cache_control, here and in blocks: prefixes are cached anyway."""
 
-    messages: list[InputMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Many[InputMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     system: Texts | None = None
-    tools: list[MessageTool] | None = Field(default=None, max_length=MAX_TOOLS)
+    tools: Many[MessageTool] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: MessageToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
@@ -162,7 +163,7 @@ class MessagesRequest(CountTokensRequest):
     """
 
     max_tokens: int
-    stop_sequences: list[str] | None = None
+    stop_sequences: Many[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -170,7 +171,7 @@ class MessagesRequest(CountTokensRequest):
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
     seed: int | None = None
-    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    priority: int | None = Field(default=None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
 
     def params(self) -> SamplingParams:

@@ -10,6 +10,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.errors import InvalidRequestError
+from ostro.web.bounded import Many
 from ostro.web.chat import MAX_MESSAGES, ChatMessage, ContentPart
 from ostro.web.wire import WireRequest
 
@@ -30,7 +31,7 @@ class InputPart(BaseModel):
 class ModerationRequest(WireRequest):
     """input: a text, texts, or parts of type text, each judged by itself."""
 
-    input: str | list[str] | list[InputPart]
+    input: str | Many[str] | Many[InputPart]
     metadata: dict[str, Any] | None = None
 
     def texts(self) -> list[str]:
@@ -44,9 +45,9 @@ class ModerationRequest(WireRequest):
 class ChatModerationRequest(WireRequest):
     """input: a conversation, or several. `inputs` and `messages` are other names for it."""
 
-    input: list[ChatMessage] | list[list[ChatMessage]] | None = Field(default=None, max_length=MAX_MESSAGES)
-    inputs: list[ChatMessage] | list[list[ChatMessage]] | None = Field(default=None, max_length=MAX_MESSAGES)
-    messages: list[ChatMessage] | None = Field(default=None, max_length=MAX_MESSAGES)
+    input: Many[ChatMessage] | Many[Many[ChatMessage]] | None = Field(default=None, max_length=MAX_MESSAGES)
+    inputs: Many[ChatMessage] | Many[Many[ChatMessage]] | None = Field(default=None, max_length=MAX_MESSAGES)
+    messages: Many[ChatMessage] | None = Field(default=None, max_length=MAX_MESSAGES)
 
     def texts(self) -> list[str]:
         """What the last message of each conversation says. Raises InvalidRequestError naming the field."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.constraints import ResponseFormat
 from ostro.core.errors import InvalidRequestError
+from ostro.web.bounded import Many
 
 MAX_CHOICES = 1024
 
@@ -55,7 +56,7 @@ class StructuredOutputs(BaseModel):
 
     json_: dict[str, Any] | str | None = Field(default=None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Many[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
 

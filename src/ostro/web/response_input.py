@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.constraints import ResponseFormat, ToolPolicy
 from ostro.core.errors import InvalidRequestError
+from ostro.web.bounded import Many
 from ostro.web.text_or import OTHER, TEXT, TextOr
 from ostro.web.tools import AllowedTools, FunctionName, ToolChoice, tool_policy
 
@@ -29,7 +30,7 @@ class InputPart(BaseModel):
     refusal: str | None = None
 
 
-Parts = Annotated[list[InputPart], Field(max_length=MAX_ITEMS)]
+Parts = Annotated[Many[InputPart], Field(max_length=MAX_ITEMS)]
 Content = Annotated[Annotated[str, TEXT] | Annotated[Parts, OTHER], TextOr]
 
 
@@ -53,7 +54,7 @@ class InputItem(BaseModel):
     output: Content | None = None
 
 
-Items = Annotated[list[InputItem], Field(max_length=MAX_ITEMS)]
+Items = Annotated[Many[InputItem], Field(max_length=MAX_ITEMS)]
 Input = Annotated[Annotated[str, TEXT] | Annotated[Items, OTHER], TextOr]
 
 
@@ -96,7 +97,7 @@ class ToolChoiceObject(BaseModel):
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Many[dict[str, Any]] | None = None
 
     def as_chat(self) -> ToolChoice:
         """As the chat endpoint has it. Raises InvalidRequestError."""

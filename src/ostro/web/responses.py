@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ostro.core.constraints import ResponseFormat, ToolPolicy
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import MAX_LOGPROBS, SamplingParams
+from ostro.web.bounded import Many, at_most
 from ostro.web.response_input import Choice, Input, ReasoningConfig, ResponseTool, TextConfig, read_policy
 from ostro.web.tools import MAX_TOOLS
 from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, WireRequest
@@ -52,8 +53,10 @@ class ResponsesRequest(WireRequest):
     store: bool | None = None
     stream: bool | None = None
     stream_options: ResponsesStreamOptions | None = None
-    metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = Field(default=None, max_length=16)
-    tools: list[ResponseTool] | None = Field(default=None, max_length=MAX_TOOLS)
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], at_most(16)] | None = Field(
+        default=None, max_length=16
+    )
+    tools: Many[ResponseTool] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = None
@@ -69,7 +72,7 @@ class ResponsesRequest(WireRequest):
     seed: int | None = None
     max_output_tokens: int | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
-    include: list[Includable] | None = None
+    include: Many[Includable] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     background: bool | None = None
     service_tier: str | None = None
@@ -77,7 +80,7 @@ class ResponsesRequest(WireRequest):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    priority: int | None = Field(default=None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
 
     REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = {

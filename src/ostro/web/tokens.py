@@ -8,6 +8,7 @@ import msgspec
 from pydantic import Field
 
 from ostro.core.errors import InvalidRequestError
+from ostro.web.bounded import Many
 from ostro.web.chat import MAX_MESSAGES, ChatMessage
 from ostro.web.tools import MAX_TOOLS
 from ostro.web.wire import WireRequest
@@ -21,12 +22,12 @@ class TokenizeRequest(WireRequest):
     """
 
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
-    tools: list[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
+    messages: Many[ChatMessage] | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
+    tools: Many[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
     reasoning_effort: str | None = None
-    continue_final_message: bool = False
+    continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None  # Mistral's templates have nothing there, so both values mean the same
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
     def check(self) -> None:
@@ -50,8 +51,8 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
 class DetokenizeRequest(WireRequest):
     """skip_special_tokens: leave control tokens out of the text; false gives their names."""
 
-    tokens: list[int]
-    skip_special_tokens: bool = True
+    tokens: Many[int]
+    skip_special_tokens: bool | None = None
 
 
 class Detokenized(msgspec.Struct, frozen=True):

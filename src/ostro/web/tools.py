@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ostro.core.constraints import ToolPolicy
 from ostro.core.errors import InvalidRequestError
+from ostro.web.bounded import Many
 
 MAX_TOOLS = 256
 
@@ -31,7 +32,7 @@ class AllowedTools(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     mode: Literal["auto", "required"]
-    tools: list[dict[str, Any]]
+    tools: Many[dict[str, Any]]
 
 
 class ToolChoice(BaseModel):

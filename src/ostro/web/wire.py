@@ -13,6 +13,7 @@ from ostro.core.constraints import ResponseFormat
 from ostro.core.errors import InvalidRequestError
 from ostro.core.request import Usage
 from ostro.core.sampling import SamplingParams
+from ostro.web.bounded import Many, Numbers
 from ostro.web.response_format import StructuredOutputs, WireResponseFormat, one_of
 
 MAX_PRIORITY = 100
@@ -25,7 +26,7 @@ _MAX_NAMED = 20
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class WireRequest(BaseModel):
@@ -67,7 +68,7 @@ class GenerationRequest(WireRequest):
     """
 
     max_tokens: int | None = None
-    min_tokens: int = 0
+    min_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -75,28 +76,28 @@ class GenerationRequest(WireRequest):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Numbers | None = None
     seed: int | None = None
     random_seed: int | None = None
     n: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool = False
+    stop: str | Many[str] | None = None
+    stop_token_ids: Many[int] | None = None
+    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    priority: int | None = Field(default=None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     timeout: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_S)
-    return_token_ids: bool = False
+    return_token_ids: bool | None = None
     response_format: WireResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Many[str] | None = None
     guided_grammar: str | None = None
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def response(self) -> ResponseFormat:
         """What the text must be, however it was asked for. Raises InvalidRequestError for more than one way."""
@@ -139,13 +140,13 @@ class GenerationRequest(WireRequest):
         return SamplingParams(
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
             max_tokens=max_tokens,
-            min_tokens=self.min_tokens,
+            min_tokens=self.min_tokens or 0,
             logit_bias=_biases(self.logit_bias or {}),
             seed=self.seed if self.seed is not None else self.random_seed,
             logprobs=logprobs,
             stop=[self.stop] if isinstance(self.stop, str) else self.stop or (),
             stop_token_ids=self.stop_token_ids or (),
-            ignore_eos=self.ignore_eos,
+            ignore_eos=bool(self.ignore_eos),
         )
 
 

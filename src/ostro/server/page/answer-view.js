@@ -10,7 +10,7 @@ import { tokenView } from "./token-view.js";
 import { tree } from "./tree.js";
 
 export class AnswerView {
-  /** actions: {again(), goOn(), show(field)} */
+  /** actions: {again(), mayGoOn(), goOn(), show(field)} */
   constructor(answer, actions) {
     this.answer = answer;
     this.actions = actions;
@@ -20,7 +20,7 @@ export class AnswerView {
     this.wait = h("p", { class: "wait" }, h("span", { class: "pulse", "aria-hidden": "true" }), h("span", { class: "wait-words" }, "Waiting for the first token"));
     this.prose = h("div", { class: "prose" });
     this.other = h("div", { class: "other", hidden: true });
-    this.calls = callCards(answer, actions.goOn);
+    this.calls = callCards(answer, actions);
     this.verdict = h("div", { class: "verdict-slot" });
     this.failed = h("div");
     this.figures = h("dl", { class: "figures" });

@@ -75,8 +75,8 @@ async function* chunks(response, requestId, signal) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
       if (chunk.error) {
-        const { message, code, param } = chunk.error;
-        throw new ApiError(message, { status: 500, code, param, requestId });
+        const { message, status = 500, code, param, retry_after: retryAfter } = chunk.error;
+        throw new ApiError(message, { status, code, param, requestId, retryAfter });
       }
       yield chunk;
     }

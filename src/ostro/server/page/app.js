@@ -29,18 +29,23 @@ const fit = growing(prompt);
 
 // --- asking and answering
 
-async function answer() {
+/** What the settings ask for; null where one of them is wrong, and is told. Ask before anything is taken away. */
+function asked() {
   const { fields, problems } = readSettings(settings);
   const [problem] = Object.entries(problems);
-  if (problem) return refuse(...problem);
-  refuse(null);
+  refuse(...(problem ?? [null]));
+  return problem ? null : fields;
+}
+
+async function answer(fields) {
   const items = conversation.map(({ item }) => item);
   const made = new Answer(settings.model, bodyOf(settings, fields, items));
   const view = new AnswerView(made, {
     again: () => again(made),
+    mayGoOn: () => asked() !== null,
     goOn: () => {
       cut(conversation.findIndex(({ item }) => item === made) + 1);
-      answer();
+      answer(asked());
       prompt.focus();
     },
     show: (param) => panel.show(param, made.error?.message) || prompt.focus(),
@@ -95,14 +100,13 @@ async function tellWait(made, view) {
 function submit() {
   const text = prompt.value;
   if (running || !text.trim()) return;
-  const { problems } = readSettings(settings);
-  const [problem] = Object.entries(problems);
-  if (problem) return refuse(...problem);
+  const fields = asked();
+  if (!fields) return;
   prompt.value = "";
   fit();
   conversation.at(-1)?.view.calls?.leave();
   addUser(text);
-  answer();
+  answer(fields);
 }
 
 /** One of the questions that are offered before there is a conversation. */
@@ -115,19 +119,24 @@ function start(text) {
 function addUser(text) {
   const item = { role: "user", text };
   const view = userView(item, (changed) => {
+    const fields = asked();
+    if (!fields) return false;
     stop();
     cut(conversation.findIndex((entry) => entry.item === item));
     addUser(changed);
-    answer();
+    answer(fields);
     prompt.focus();
+    return true;
   });
   add(item, view);
 }
 
 function again(made) {
+  const fields = asked();
+  if (!fields) return;
   stop();
   cut(conversation.findIndex(({ item }) => item === made));
-  answer();
+  answer(fields);
   prompt.focus();
 }
 

@@ -8,8 +8,8 @@ const tidy = (text) => {
   return problem ? text : JSON.stringify(value, null, 2);
 };
 
-/** Cards of an answer's calls. goOn: what follows when every call has its result. */
-export function callCards(answer, goOn) {
+/** Cards of an answer's calls. goOn: what follows when every call has its result; mayGoOn: whether it can. */
+export function callCards(answer, { mayGoOn, goOn }) {
   const element = h("form", { class: "calls", hidden: true });
   const cards = [];
   let button = null;
@@ -22,6 +22,7 @@ export function callCards(answer, goOn) {
       missing.area.focus();
       return;
     }
+    if (!mayGoOn()) return;
     cards.forEach((card, at) => {
       answer.calls[at].result = card.area.value;
       card.area.readOnly = true;

@@ -2,7 +2,7 @@
 
 import { copyButton, growing, h, iconButton } from "./dom.js";
 
-/** resend: called with the changed text. */
+/** resend: called with the changed text; false where it cannot be sent now. */
 export function userView(item, resend) {
   const shown = h("div", { class: "said-text" }, item.text);
   const buttons = h("div", { class: "actions" }, copyButton("Copy message", () => item.text), iconButton("edit", "Edit message", () => edit()));
@@ -31,9 +31,9 @@ export function userView(item, resend) {
   }
 
   function done(text) {
+    if (text?.trim() && !resend(text)) return; // and nothing of the change is lost
     element.replaceChildren(shown, buttons);
-    if (text === null || !text.trim()) buttons.lastChild.focus();
-    else resend(text);
+    if (!text?.trim()) buttons.lastChild.focus();
   }
 
   return { element, edit };

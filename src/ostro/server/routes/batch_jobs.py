@@ -14,7 +14,15 @@ from ostro.server.context import ServerContext, context_of
 from ostro.server.stored_files import find_file
 from ostro.storage.files import FileStore
 from ostro.storage.jobs import Job, JobQuery, Status
-from ostro.web.batches import BatchJobList, BatchJobObject, CreateBatchJob, Deleted, JobsPage, MistralStatus
+from ostro.web.batches import (
+    DEFAULT_HOURS,
+    BatchJobList,
+    BatchJobObject,
+    CreateBatchJob,
+    Deleted,
+    JobsPage,
+    MistralStatus,
+)
 from ostro.web.body import read_json
 from ostro.web.openapi import gives, takes
 
@@ -50,7 +58,8 @@ async def create(request: Request) -> Any:
         requests=[request.model_dump() for request in body.requests or []],
         param="requests" if body.requests else "input_files",
     )
-    job = await make_job(request, source, model=body.model, metadata=body.metadata, window=f"{body.timeout_hours}h")
+    window = f"{body.timeout_hours or DEFAULT_HOURS}h"
+    job = await make_job(request, source, model=body.model, metadata=body.metadata, window=window)
     return describe(job)
 
 

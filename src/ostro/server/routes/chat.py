@@ -52,8 +52,8 @@ def _spec(body: ChatRequest) -> ChatSpec:
         response=body.response(),
         reasoning_effort=body.effort(),
         safe_prompt=bool(body.safe_prompt),
-        continue_final=body.continue_final_message,
-        priority=body.priority,
+        continue_final=bool(body.continue_final_message),
+        priority=body.priority or 0,
         timeout=body.timeout,
         response_param=body.response_param,
     )

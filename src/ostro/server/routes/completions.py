@@ -48,7 +48,6 @@ async def _answer(
     params = await constrained(context, params, response, body.response_param)
     encoded = await _encode_all(model, body, prompts)
     job = Job(model, body, new_id("cmpl"), len(encoded) * (body.n or 1))
-    echoes = [_echo(model, prompt) for prompt in prompts] if body.echo else []
     generation = submit(
         context,
         model,
@@ -56,10 +55,11 @@ async def _answer(
         params,
         plain_reader(model, params),
         request_id=job.id,
-        priority=body.priority,
+        priority=body.priority or 0,
         timeout_s=body.timeout,
         format_param=body.response_param,
     )
+    echoes = [_echo(model, prompt) for prompt in prompts] if body.echo else []  # they fit the context, it is known now
     shape = CompletionShape(job, body, encoded, echoes, of=params.n)
     return await answer(request, context, job, shape.shape(), generation)
 

@@ -41,8 +41,8 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
         model=model,
         metrics=context.metrics,
         request_id=new_id("embd"),
-        pooling=body.pooling,
-        priority=body.priority,
+        pooling=body.pooling or "last",
+        priority=body.priority or 0,
         timeout_s=body.timeout,
     )
     # Each item is written when it is there: thousands of vectors at the end would keep everybody else waiting.

@@ -45,7 +45,7 @@ async def _answer(
         params,
         plain_reader(model, params),
         request_id=job.id,
-        priority=body.priority,
+        priority=body.priority or 0,
         timeout_s=body.timeout,
         format_param=body.response_param,
     )

@@ -27,7 +27,7 @@ async def infer(request: Request, context: Annotated[ServerContext, Depends(cont
         messages=[{"role": "user", "content": body.text()}],
         params=body.params(),
         response=body.response(),
-        priority=body.priority,
+        priority=body.priority or 0,
         timeout=body.timeout,
         messages_param="inputs.text",
         response_param=body.response_param,

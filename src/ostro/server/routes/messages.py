@@ -33,7 +33,7 @@ router = APIRouter(tags=["messages"])
 async def create_message(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, MessagesRequest)
     body.refuse_unsupported()
-    spec = _spec(body, body.params(), priority=body.priority, timeout=body.timeout)
+    spec = _spec(body, body.params(), priority=body.priority or 0, timeout=body.timeout)
 
     def failed(error: Exception) -> bytes:
         told = stream_failure(error, "a message that waited")

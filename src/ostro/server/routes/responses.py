@@ -149,7 +149,7 @@ def _spec(body: ResponsesRequest, messages: ChatMessages) -> ChatSpec:
         policy=body.policy(),
         response=body.response(),
         reasoning_effort=body.effort,
-        priority=body.priority,
+        priority=body.priority or 0,
         timeout=body.timeout,
         messages_param="input",
         response_param="text.format",

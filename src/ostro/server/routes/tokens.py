@@ -30,7 +30,7 @@ async def tokenize(request: Request, context: Annotated[ServerContext, Depends(c
     model = context.models.find(body.model)
     ignored: list[str] = []
     if body.prompt is not None:
-        ids = await model.encode(body.prompt, bos=body.add_special_tokens)
+        ids = await model.encode(body.prompt, bos=body.add_special_tokens is not False)
     else:
         ids = await _encode_chat(model, body, ignored)
     tokenizer = model.text_tokenizer("prompt")
@@ -53,7 +53,7 @@ async def detokenize(request: Request, context: Annotated[ServerContext, Depends
             raise InvalidRequestError(
                 f"tokens[{index}] is no token of this vocabulary of {tokenizer.vocab_size}.", param=f"tokens[{index}]"
             )
-    skip = body.skip_special_tokens
+    skip = body.skip_special_tokens is not False
     text = await off_loop(lambda: tokenizer.decode(body.tokens, skip_special=skip), len(body.tokens))
     return _json(Detokenized(text), body.ignored_header())
 
