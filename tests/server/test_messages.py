@@ -24,6 +24,7 @@ SCRIPT: dict[str, Any] = {
     "think": f"[THINK]Paris is in France.[/THINK]{CALLS}",
     "ponder": "[THINK]Paris is in France.[/THINK]It is warm.",
     "broken": "[TOOL_CALLS]weather[ARGS]Paris please",
+    "endless": '[TOOL_CALLS]weather[ARGS]{"city": 1e999}',
     "silent": "",
     "slow": {"say": "one two ", "step_s": 0.5, "ends": False},
     "21 degrees": "It is warm.",
@@ -217,6 +218,8 @@ def test_a_limit_that_cuts_a_call(node: Node) -> None:
 def test_arguments_that_are_no_json_are_kept(node: Node) -> None:
     (call,) = ask(node, "broken", tools=TOOLS)["content"]
     assert call["input"] == {"INVALID_JSON": "Paris please"}
+    (call,) = ask(node, "endless", tools=TOOLS)["content"]
+    assert call["input"] == {"INVALID_JSON": '{"city": 1e999}'}
 
 
 def called(*blocks: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ SCRIPT: dict[str, Any] = {
     "21 degrees": "It is warm.",
     "for ever": {"say": "one two ", "step_s": 0.05, "ends": False},
     "silence": "",
+    "broken": '[TOOL_CALLS]weather[ARGS]{"city": ',
 }
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -301,11 +302,11 @@ for _ in range(60):
         (
             [
                 ITEM,
-                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "no"},
+                {"type": "function_call", "call_id": "c", "name": " ", "arguments": "no"},
                 {"type": "function_call_output", "call_id": "c", "output": ""},
             ],
             {},
-            "input[1]",
+            "input[1].name",
             None,
         ),
         ("x", {"previous_response_id": "resp_none"}, "previous_response_id", "previous_response_not_found"),
@@ -347,12 +348,44 @@ def test_what_is_wrong_is_named(
 def test_errors_speak_of_this_endpoints_fields(scripted: Node) -> None:
     response = scripted.http.post("/v1/responses", json={"input": "x", "max_output_tokens": 0})
     assert "max_output_tokens must be" in response.json()["error"]["message"]
-    broken = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "no"}
-    output = {"type": "function_call_output", "call_id": "c", "output": ""}
-    response = scripted.http.post("/v1/responses", json={"input": [ITEM, broken, output]})
+    said = {"role": "assistant", "content": "I will look."}
+    right = {"type": "function_call", "call_id": "b", "name": "f", "arguments": "{}"}
+    broken = {"type": "function_call", "call_id": "c", "name": " ", "arguments": "{}"}
+    outputs = [{"type": "function_call_output", "call_id": name, "output": ""} for name in "bc"]
+    response = scripted.http.post("/v1/responses", json={"input": [ITEM, said, right, broken, *outputs]})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "input[3].name"
     message = response.json()["error"]["message"]
-    assert message.startswith("input[1] is not JSON")
+    assert message.startswith("input[3].name must be")
     assert response.json()["message"] == message
+
+
+def test_all_is_what_minus_one_means(scripted: Node) -> None:
+    ask(scripted, "Hello", top_k=-1)
+
+
+def test_a_call_that_is_no_json_is_gone_on_from(scripted: Node) -> None:
+    first = ask(scripted, "broken", tools=[TOOL])
+    call = first["output"][-1]
+    assert call["arguments"] == '{"city": '
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "error: that is no JSON"}
+    ask(scripted, [output], tools=[TOOL], previous_response_id=first["id"])
+    user = {"role": "user", "content": "broken"}
+    ask(scripted, [user, *first["output"], output], tools=[TOOL], store=False)
+
+
+def test_conversations_that_are_too_large_are_not_read_again(scripted: Node) -> None:
+    cut = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "x" * 9_000_000, "status": "incomplete"}
+    first = ask(scripted, [ITEM, cut])
+    second = ask(scripted, [ITEM, cut], previous_response_id=first["id"])
+    status, param, code = refused(scripted, "Hello", previous_response_id=second["id"])
+    assert (status, param, code) == (400, "previous_response_id", "context_length_exceeded")
+    assert scripted.http.get(f"/v1/responses/{second['id']}/input_items").status_code == 400
+    ask(scripted, "Hello", previous_response_id=first["id"])
+    items = [{"type": "item_reference", "id": response["output"][0]["id"]} for response in (first, second)]
+    assert refused(scripted, items)[0] == 400
+    for response in (first, second):
+        assert scripted.http.delete(f"/v1/responses/{response['id']}").status_code == 200
 
 
 def test_stored_answers_are_deleted_once(scripted: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -70,6 +71,16 @@ def test_a_result_without_an_id_goes_to_the_only_call_or_to_the_one_of_its_name(
 
 
 @pytest.mark.parametrize("version", TOOLED)
+@pytest.mark.parametrize("said", ['{"city": ', "Paris please", "[1]", '"Paris"', '{"a": 1e999}'])
+def test_what_a_model_called_wrongly_is_told_as_it_was(version: str, said: str) -> None:
+    """Agents answer such a call with what was wrong about it; a refusal would end their conversation for good."""
+    tokenizer = tokenizer_of(version)
+    text = shown(tokenizer, [ASK, asked(call(arguments=said)), result(None, "error: no JSON")], tools=[TOOL])
+    assert json.dumps(said)[1:-1] in text or said in text or "Infinity" in text
+    assert "error: no JSON" in text
+
+
+@pytest.mark.parametrize("version", TOOLED)
 def test_a_user_may_speak_right_after_a_result(version: str) -> None:
     text = shown(tokenizer_of(version), [ASK, asked(call()), result(), {"role": "user", "content": "And tomorrow?"}])
     assert "And tomorrow?" in text
@@ -91,8 +102,8 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([ASK, asked(call("a"), call("b")), result(None), result(None)], "messages[2].tool_call_id"),
     ([ASK, asked(call("a")), result("z")], "messages[2].tool_call_id"),
     ([ASK, asked(call("a"), call("a")), result("a")], "messages[1].tool_calls"),
-    ([ASK, asked(call(arguments="{")), result()], "messages[1].tool_calls[0].function.arguments"),
-    ([ASK, asked(call(arguments="[]")), result()], "messages[1].tool_calls[0].function.arguments"),
+    ([ASK, asked(call(arguments=3)), result()], "messages[1].tool_calls[0].function.arguments"),
+    ([ASK, asked(call(arguments=[])), result()], "messages[1].tool_calls[0].function.arguments"),
     ([ASK, asked(call(arguments="[" * 100_000)), result()], "messages[1].tool_calls[0].function.arguments"),
     ([ASK, asked(call(name=" ")), result()], "messages[1].tool_calls[0].function.name"),
     ([ASK, asked({"id": "a"})], "messages[1].tool_calls[0]"),

@@ -174,12 +174,13 @@ def _ending(piece: Piece) -> Ending | None:
 def _input(arguments: str) -> msgspec.Raw:
     """A call's arguments as a JSON object. Of arguments that were cut, what is complete: the same that clients make of
     a stream that ends there. Text that is no object is kept in one, under the name that Anthropic advises for it."""
-    value: object = {}
-    if arguments.strip():
-        try:
-            value = from_json(arguments, allow_inf_nan=False, allow_partial=True)
-        except ValueError:
-            value = None
-    if not isinstance(value, dict):
-        value = {"INVALID_JSON": arguments}
-    return msgspec.Raw(json.dumps(value).encode())
+    if not arguments.strip():
+        return msgspec.Raw(b"{}")
+    try:
+        value = from_json(arguments, allow_inf_nan=False, allow_partial=True)
+        if isinstance(value, dict):
+            # A number such as 1e999 is read as one that JSON has no word for.
+            return msgspec.Raw(json.dumps(value, allow_nan=False).encode())
+    except ValueError:
+        pass
+    return msgspec.Raw(json.dumps({"INVALID_JSON": arguments}).encode())

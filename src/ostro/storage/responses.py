@@ -7,12 +7,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import CTE, Connection, Row, delete, insert, select, update
+from sqlalchemy import CTE, ColumnElement, Connection, Row, Text, and_, cast, delete, func, insert, select, update
 
+from ostro.core.errors import InvalidRequestError
 from ostro.storage.database import Database
 from ostro.storage.schema import responses
 
 KEPT_S = 30 * 24 * 3600.0
+# Characters of JSON that are read for one request: as much as a request of its own could hold.
+MAX_READ = 16 * 1024 * 1024
+
+
+class TooMuchKeptError(InvalidRequestError):
+    """Kept answers that are too large to be read together."""
+
+    code = "context_length_exceeded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +86,14 @@ class ResponseStore:
     async def conversation(self, response_id: str, owner: str) -> list[Turn]:
         """The turns up to this answer, oldest first; empty where it is not there.
 
-        The first has a `previous_id` where the turn before it is gone.
+        The first has a `previous_id` where the turn before it is gone. Raises TooMuchKeptError.
         """
 
         def work(connection: Connection) -> list[Turn]:
             chain = _chain(response_id, owner)
-            joined = select(*_turn_columns()).join(chain, responses.c.id == chain.c.id)
+            within = responses.c.id.in_(select(chain.c.id))
+            _refuse_much(connection, within)
+            joined = select(*_turn_columns()).where(within)
             found = {row.id: _turn(row) for row in connection.execute(joined).all()}
             turns = []
             at: str | None = response_id
@@ -94,10 +105,12 @@ class ResponseStore:
         return await self._database.read(work)
 
     async def several(self, response_ids: Collection[str], owner: str) -> dict[str, Turn]:
-        """Those of some answers that are there, by id."""
+        """Those of some answers that are there, by id. Raises TooMuchKeptError."""
 
         def work(connection: Connection) -> dict[str, Turn]:
-            found = select(*_turn_columns()).where(*_visible(owner), responses.c.id.in_(response_ids))
+            within = and_(*_visible(owner), responses.c.id.in_(response_ids))
+            _refuse_much(connection, within)
+            found = select(*_turn_columns()).where(within)
             return {row.id: _turn(row) for row in connection.execute(found).all()}
 
         return await self._database.read(work)
@@ -111,6 +124,18 @@ def _chain(response_id: str, owner: str) -> CTE:
         *_visible(owner), responses.c.id == table.c.previous_id
     )
     return table.union(before)
+
+
+def _refuse_much(connection: Connection, within: ColumnElement[bool]) -> None:
+    """Before anything is read: long conversations would be in memory, as objects, many times over."""
+    sizes = [func.length(cast(responses.c[name], Text)) for name in ("input", "output")]
+    size = connection.execute(select(func.sum(sizes[0] + sizes[1])).where(within)).scalar() or 0
+    if size > MAX_READ:
+        raise TooMuchKeptError(
+            f"What is kept of this conversation has {size} characters; at most {MAX_READ} are read. Send what matters "
+            "of it as input.",
+            param="previous_response_id",
+        )
 
 
 def _visible(owner: str) -> Sequence[Any]:

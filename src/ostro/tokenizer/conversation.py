@@ -136,18 +136,24 @@ def _read_call(where: str, call: object) -> Call:
 
 
 def _read_arguments(where: str, arguments: object) -> str:
-    """JSON text of an object. Clients send it as text, some as the object itself, and nothing for no arguments."""
+    """JSON text of an object. Clients send it as text, some as the object itself, and nothing for no arguments.
+
+    Models do not always write JSON. Such a call has to be told as it was, or its conversation could not go on: it is
+    the text as a JSON string, which is how mistral-common writes it too.
+    """
     field = f"{where}.function.arguments"
     value = arguments
     if isinstance(arguments, str):
         try:
             value = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError) as error:
-            raise refusal(f"{field} is not JSON: {str(error)[:80]}.", field) from error
+        except ValueError:
+            value = arguments
+        except RecursionError as error:
+            raise refusal(f"{field} is nested too deeply.", field) from error
     elif arguments is None:
         value = {}
-    if not isinstance(value, Mapping):
-        raise refusal(f"{field} must be a JSON object.", field)
+    elif not isinstance(arguments, Mapping):
+        raise refusal(f"{field} must be a JSON object, or text.", field)
     try:
         return replace_surrogates(json.dumps(value, ensure_ascii=False))
     except (ValueError, TypeError, RecursionError) as error:

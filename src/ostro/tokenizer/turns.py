@@ -12,7 +12,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call of the conversation. id: nine alphanumerics. arguments: JSON text of an object."""
+    """A tool call of the conversation. id: nine alphanumerics. arguments: JSON text of an object, or of
+    something else where that is what a model wrote."""
 
     id: str
     name: str

@@ -182,7 +182,9 @@ async def read_json(request: Request, kind: type[Wire]) -> Wire:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise _translate(error.errors(include_url=False, include_context=False)[0]) from None
+        errors = error.errors(include_url=False, include_context=False)
+        # Of the types that a field may have, the one that has only become too long is the one that was meant.
+        raise _translate(next((one for one in errors if one["type"] == "too_long"), errors[0])) from None
 
 
 def _refuse_crowds(body: bytes) -> None:

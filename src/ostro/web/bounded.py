@@ -13,7 +13,11 @@ from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
+MAX_IDS = 1_000_000
+
 Many = Annotated[list[T], Field(fail_fast=True)]
+# Token ids. No context holds more of them.
+Ids = Annotated[list[int], Field(fail_fast=True, max_length=MAX_IDS)]
 
 
 def _refuse_wrong_number(given: Any) -> Any:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import MAX_N, SamplingParams
-from ostro.web.bounded import Many
+from ostro.web.bounded import Ids, Many
 from ostro.web.wire import GenerationRequest, UsageInfo
 
 MAX_PROMPTS = 128
@@ -21,7 +21,7 @@ Prompt = str | list[int]
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: str | Many[str] | Many[int] | Many[Many[int]]
+    prompt: str | Many[str] | Ids | Many[Ids]
     max_tokens: int | None = DEFAULT_MAX_TOKENS
     logprobs: int | None = Field(default=None)
     echo: bool | None = None

@@ -8,7 +8,7 @@ import msgspec
 from pydantic import Field
 
 from ostro.core.errors import InvalidRequestError
-from ostro.web.bounded import Many
+from ostro.web.bounded import Ids, Many
 from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, UsageInfo, WireRequest
 
 MAX_INPUTS = 2048  # OpenAI's
@@ -24,7 +24,7 @@ class EmbeddingRequest(WireRequest):
     token, or the mean of all.
     """
 
-    input: str | Many[str] | Many[int] | Many[Many[int]]
+    input: str | Many[str] | Ids | Many[Ids]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
     output_dimension: int | None = Field(default=None, ge=1)

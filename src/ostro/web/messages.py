@@ -14,7 +14,7 @@ from ostro.web.bounded import Many
 from ostro.web.chat import MAX_MESSAGES
 from ostro.web.message_input import InputMessage, Texts, chat_messages, missing
 from ostro.web.tools import MAX_TOOLS, FunctionName, ToolChoice, tool_policy
-from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, WireRequest
+from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, WireRequest, top_k_of
 
 _STRICT = ConfigDict(extra="allow", strict=True)
 
@@ -176,7 +176,7 @@ class MessagesRequest(CountTokensRequest):
 
     def params(self) -> SamplingParams:
         """Raises InvalidRequestError naming the field."""
-        given = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
+        given: dict[str, Any] = {"temperature": self.temperature, "top_p": self.top_p, "top_k": top_k_of(self.top_k)}
         try:
             return SamplingParams(
                 **{name: value for name, value in given.items() if value is not None},

@@ -13,7 +13,7 @@ from ostro.core.sampling import MAX_LOGPROBS, SamplingParams
 from ostro.web.bounded import Many, at_most
 from ostro.web.response_input import Choice, Input, ReasoningConfig, ResponseTool, TextConfig, read_policy
 from ostro.web.tools import MAX_TOOLS
-from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, WireRequest
+from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, WireRequest, top_k_of
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -141,6 +141,7 @@ class ResponsesRequest(WireRequest):
         """Raises InvalidRequestError naming the field as `SamplingParams` does."""
         names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
         given = {name: getattr(self, name) for name in (*names, "repetition_penalty")}
+        given["top_k"] = top_k_of(self.top_k)
         return SamplingParams(
             **{name: value for name, value in given.items() if value is not None},
             seed=self.seed,

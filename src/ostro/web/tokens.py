@@ -8,7 +8,7 @@ import msgspec
 from pydantic import Field
 
 from ostro.core.errors import InvalidRequestError
-from ostro.web.bounded import Many
+from ostro.web.bounded import Ids, Many
 from ostro.web.chat import MAX_MESSAGES, ChatMessage
 from ostro.web.tools import MAX_TOOLS
 from ostro.web.wire import WireRequest
@@ -51,7 +51,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
 class DetokenizeRequest(WireRequest):
     """skip_special_tokens: leave control tokens out of the text; false gives their names."""
 
-    tokens: Many[int]
+    tokens: Ids
     skip_special_tokens: bool | None = None
 
 

@@ -13,7 +13,7 @@ from ostro.core.constraints import ResponseFormat
 from ostro.core.errors import InvalidRequestError
 from ostro.core.request import Usage
 from ostro.core.sampling import SamplingParams
-from ostro.web.bounded import Many, Numbers
+from ostro.web.bounded import Ids, Many, Numbers
 from ostro.web.response_format import StructuredOutputs, WireResponseFormat, one_of
 
 MAX_PRIORITY = 100
@@ -81,7 +81,7 @@ class GenerationRequest(WireRequest):
     random_seed: int | None = None
     n: int | None = None
     stop: str | Many[str] | None = None
-    stop_token_ids: Many[int] | None = None
+    stop_token_ids: Ids | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -128,15 +128,13 @@ class GenerationRequest(WireRequest):
         given = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "top_k": self.top_k,
+            "top_k": top_k_of(self.top_k),
             "min_p": self.min_p,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
             "n": self.n,
         }
-        if given["top_k"] == -1:
-            given["top_k"] = 0  # other servers' way to say "all"
         return SamplingParams(
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
             max_tokens=max_tokens,
@@ -148,6 +146,11 @@ class GenerationRequest(WireRequest):
             stop_token_ids=self.stop_token_ids or (),
             ignore_eos=bool(self.ignore_eos),
         )
+
+
+def top_k_of(given: int | None) -> int | None:
+    """-1 is other servers' way to say "all"."""
+    return 0 if given == -1 else given
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:

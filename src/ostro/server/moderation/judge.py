@@ -15,6 +15,9 @@ MODEL = "ostro-rules"
 
 # Characters that are looked at in one go: about a millisecond.
 _PIECE = 8_000
+_LONGEST_WORD = 200
+# How far a pattern looks beyond what it matches, to see that nothing harmless follows.
+_AHEAD = 80
 
 _WORD = re.compile(r"[a-z0-9]+")
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
@@ -45,13 +48,30 @@ async def judge(text: str) -> Judgement:
     data: dict[str, float] = {}
     start = 0
     while True:
-        piece = _plain(text[start : start + _PIECE + REACH])
-        rules |= _matching(piece.lower())
+        end = _word_behind(text, start + _PIECE + REACH + _AHEAD)
+        piece = _plain(text[_word_before(text, start) : end])
+        rules |= _matching(piece.lower(), len(piece) if end == len(text) else len(piece) - _AHEAD)
         data |= pii.found(piece)
+        await asyncio.sleep(0)  # behind every text, however short: there may be thousands of them
         start += _PIECE
         if start >= len(text):
             return Judgement(_scores(rules, data))
-        await asyncio.sleep(0)
+
+
+def _word_before(text: str, at: int) -> int:
+    """Where the word begins that a cut at `at` would go through: the half of one may be another."""
+    least = max(0, at - _LONGEST_WORD)
+    while at > least and not text[at - 1].isspace():
+        at -= 1
+    return at
+
+
+def _word_behind(text: str, at: int) -> int:
+    """Where that word ends, or the text."""
+    most = min(len(text), at + _LONGEST_WORD)
+    while at < most and not text[at].isspace():
+        at += 1
+    return min(at, most)
 
 
 def _plain(text: str) -> str:
@@ -59,9 +79,14 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text.translate(_UNSEEN)).translate(_PLAIN_QUOTES)
 
 
-def _matching(text: str) -> set[Rule]:
+def _matching(text: str, until: int) -> set[Rule]:
+    """Rules with a match that ends before `until`: what ends behind it, the next piece shows with what follows."""
     words = set(_WORD.findall(text))
-    return {rule for rule in RULES if rule.needs & words and rule.pattern.search(text)}
+    return {rule for rule in RULES if rule.needs & words and _matches(rule, text, until)}
+
+
+def _matches(rule: Rule, text: str, until: int) -> bool:
+    return any(match.end() <= until for match in rule.pattern.finditer(text))
 
 
 def _scores(rules: set[Rule], data: dict[str, float]) -> dict[str, float]:

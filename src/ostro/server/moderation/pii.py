@@ -30,7 +30,7 @@ _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@((?:[\w-]{1,63}\.){1,4}[^\W\d_]{2
 _NOBODY = re.compile(r"(?:^|\.)(?:example\.(?:com|net|org)|example|test|invalid|localhost)$")
 _PHONE = re.compile(
     r"(?<![\w.+-])(?:"
-    r"\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}"  # international
+    r"\+[1-9](?:[ .()-]{0,2}\d){7,14}"  # international
     r"|\(\d{3}\) ?\d{3}-\d{4}|\d{3}[-.]\d{3}[-.]\d{4}"  # North America
     r"|0[1-9](?:[ .]\d\d){4}"  # France
     r")(?![\w-]|\.\d)"

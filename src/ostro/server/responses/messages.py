@@ -25,7 +25,7 @@ _NAMES = {
     "response_format": "text.format",
     "tool_choice.allowed_tools": "tool_choice.tools",
 }
-_MESSAGE = re.compile(r"\bmessages\[(\d+)\][\w.\[\]]*")
+_MESSAGE = re.compile(r"\bmessages\[(\d+)\](?:\.tool_calls\[(\d+)\](?:\.function)?(\.\w+)?)?[\w.\[\]]*")
 
 
 class ChatMessages:
@@ -38,6 +38,7 @@ class ChatMessages:
     def __init__(self, instructions: str | None) -> None:
         self.messages: list[dict[str, Any]] = []
         self.origins: list[str] = []
+        self._call_origins: dict[tuple[int, int], str] = {}  # by numbers of the message and of its call
         self._assistant: dict[str, Any] | None = None
         self._waiting: list[str] = []
         if instructions:
@@ -48,27 +49,32 @@ class ChatMessages:
         match item:
             case MessageItem(role="assistant"):
                 message = self._answer(origin, says=True)
-                message["content"] = [*(message["content"] or ()), *_parts(item)]
+                message["content"] = message["content"] or []
+                message["content"] += _parts(item)
             case MessageItem():
                 self._other(origin, {"role": item.role, "content": _parts(item)})
             case ReasoningItem():
                 thought = "".join(part.text for part in item.content)
                 if thought:
                     message = self._answer(origin)
-                    message["reasoning_content"] = message.get("reasoning_content", "") + thought
+                    message.setdefault("reasoning_content", []).append(thought)
             case FunctionCallItem(status="incomplete"):
                 pass  # it was cut off, so nobody can have made it
             case FunctionCallItem():
                 function = {"name": item.name, "arguments": item.arguments}
                 calls = self._answer(origin).setdefault("tool_calls", [])
+                self._call_origins[len(self.messages) - 1, len(calls)] = origin
                 calls.append({"id": item.call_id, "type": "function", "function": function})
                 self._waiting.append(item.call_id)
             case FunctionCallOutputItem():
                 self._output(origin, item)
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """Nothing more comes. Messages are complete from here on."""
         self._refuse_unanswered()
+        for message in self.messages:
+            if "reasoning_content" in message:
+                message["reasoning_content"] = "".join(message["reasoning_content"])
 
     @contextmanager
     def own_words(self) -> Iterator[None]:
@@ -85,6 +91,9 @@ class ChatMessages:
     def _translated(self, text: str) -> str:
         def origin(found: re.Match[str]) -> str:
             number = int(found.group(1))
+            if found.group(2) is not None:
+                call = self._call_origins.get((number, int(found.group(2))), "input")
+                return call + (found.group(3) or "" if call.startswith("input[") else "")
             return self.origins[number] if number < len(self.origins) else "input"
 
         text = _MESSAGE.sub(origin, text)
