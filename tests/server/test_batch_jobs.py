@@ -17,6 +17,7 @@ from fake_engine import CRASH, SLOW, STUCK
 from nodes import Node, running_node, until
 
 SLOWLY = chr(SLOW)
+CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 QUICK = token_line("quick", *b"abcd")
 
@@ -86,6 +87,9 @@ def test_bad_requests_become_error_lines_and_the_others_are_answered(node: Node)
         (b'{"custom_id": "", "body": {}}', "invalid_custom_id"),
         (b'{"custom_id": "b", "body": {}, "url": "/v1/embeddings"}', "invalid_url"),
         (b'{"custom_id": "b", "body": {}, "method": "GET"}', "invalid_method"),
+        (b'{"custom_id": "b", "body": {"prompt": "caf\xe9"}}', "invalid_json_line"),
+        (b'{"custom_id": "b", "body": {"seed": ' + b"9" * 5000 + b"}}", "invalid_request"),
+        (b'{"custom_id": "b", "body": ' + b'{"a": ' * 5000 + b"1" + b"}" * 5001, "invalid_json_line"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_line(node: Node, line: bytes, code: str) -> None:
@@ -112,10 +116,87 @@ def test_what_makes_no_job_is_refused_with_the_field(node: Node) -> None:
 
 def test_requests_come_along_and_answers_go_back_with_the_job(node: Node) -> None:
     requests = [{"body": chat_line("", "abcd")["body"]}, chat_line("named", "efgh")]
-    job = create(node, requests=requests, model="fake")
-    assert ended(node, job)["status"] == "SUCCESS"
+    job = ended(node, create(node, requests=requests, model="fake"))
+    assert job["status"] == "SUCCESS"
     inline = node.http.get(f"/v1/batch/jobs/{job['id']}", params={"inline": True}).json()
     assert [(line["custom_id"], said(line)) for line in inline["outputs"]] == [(None, "abcd"), ("named", "efgh")]
+
+    assert node.http.delete(f"/v1/files/{job['output_file']}").status_code == 200
+    without = node.http.get(f"/v1/batch/jobs/{job['id']}", params={"inline": True})
+    assert (without.status_code, without.json()["outputs"]) == (200, None)
+
+
+@pytest.mark.parametrize("window", ["169h", "999h", "0h", "24", "1d", "05h"])
+def test_a_window_that_is_none_is_refused(node: Node, window: str) -> None:
+    body = {"endpoint": "/v1/completions", "input_file_id": "file-x", "completion_window": window}
+    answer = node.http.post("/v1/batches", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "completion_window")
+
+
+@pytest.mark.parametrize("window", ["1h", "24h", "99h", "100h", "159h", "168h"])
+def test_a_window_may_be_a_week(node: Node, window: str) -> None:
+    body = {"endpoint": "/v1/completions", "input_file_id": "file-x", "completion_window": window}
+    assert node.http.post("/v1/batches", json=body).json()["error"]["param"] == "input_file_id"
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
+def test_numbers_that_json_does_not_have_are_refused(node: Node, number: str) -> None:
+    """In the store they would spoil other people's questions; in a request they would become null."""
+    for field in (
+        f'"metadata": {{"a": [{number}]}}, "requests": [{{"body": {{}}}}]',
+        f'"requests": [{{"body": {{"temperature": {number}}}}}]',
+    ):
+        body = f'{{"endpoint": "/v1/completions", {field}}}'
+        answer = node.http.post("/v1/batch/jobs", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400
+        assert "finite" in answer.json()["error"]["message"]
+    assert node.http.get("/v1/batch/jobs", params={"a": "5"}).json()["total"] == 0
+
+
+def test_tokens_of_responses_are_counted(node: Node) -> None:
+    requests = [{"body": {"input": "abcd", "max_output_tokens": 5}}] * 2
+    job = ended(node, create(node, endpoint="/v1/responses", requests=requests, model="fake"))
+    assert job["status"] == "SUCCESS"
+    one = node.http.get(f"/v1/batch/jobs/{job['id']}", params={"inline": True}).json()["outputs"][0]
+    used = one["response"]["body"]["usage"]
+    told = node.http.get(f"/v1/batches/{job['id']}").json()["usage"]
+    assert used["input_tokens"] > 0
+    for name in ("input_tokens", "output_tokens", "total_tokens"):
+        assert told[name] == 2 * used[name]
+
+
+def test_jobs_and_files_belong_to_the_key_that_made_them() -> None:
+    with running_node(api_keys=["mine", "yours"]) as node:
+        mine, yours = ({"authorization": f"Bearer {key}"} for key in ("mine", "yours"))
+
+        def ask(key: dict[str, str], method: str, path: str, **more: Any) -> Any:
+            return node.http.request(method, path, headers=key, **more)
+
+        files = {"file": ("a.jsonl", jsonl([chat_line("a", "abcd") | {"method": "POST", "url": CHAT}]))}
+        made = ask(mine, "POST", "/v1/files", files=files, data={"purpose": "batch"}).json()
+        body = {"endpoint": CHAT, "input_file_id": made["id"], "completion_window": "24h"}
+        assert ask(yours, "POST", "/v1/batches", json=body).status_code == 404
+        assert (
+            ask(yours, "POST", "/v1/batch/jobs", json={"endpoint": CHAT, "input_files": [made["id"]]}).status_code
+            == 404
+        )
+        job = ask(mine, "POST", "/v1/batches", json=body).json()
+        until(lambda: ask(mine, "GET", f"/v1/batches/{job['id']}").json()["status"] == "completed")
+        output = ask(mine, "GET", f"/v1/batches/{job['id']}").json()["output_file_id"]
+        for path in ("/v1/files", "/v1/batches", "/v1/batch/jobs", "/v1/batch/jobs?created_by_me=true"):
+            assert ask(yours, "GET", path).json()["data"] == []
+            assert ask(mine, "GET", path).json()["data"]
+        assert ask(yours, "GET", f"/v1/files?after={made['id']}").json()["data"] == []
+        assert ask(yours, "GET", f"/v1/batches?after={job['id']}").json()["data"] == []
+        for file in (made["id"], output):
+            for method, path in (("GET", ""), ("GET", "/content"), ("GET", "/url"), ("DELETE", "")):
+                assert ask(yours, method, f"/v1/files/{file}{path}").status_code == 404
+            assert ask(mine, "GET", f"/v1/files/{file}/content").status_code == 200
+        for path in (f"/v1/batches/{job['id']}", f"/v1/batch/jobs/{job['id']}"):
+            assert ask(yours, "GET", path).status_code == 404
+            assert ask(yours, "POST", f"{path}/cancel").status_code == 404
+        assert ask(yours, "DELETE", f"/v1/batch/jobs/{job['id']}").status_code == 404
+        assert ask(mine, "DELETE", f"/v1/batch/jobs/{job['id']}").status_code == 200
 
 
 def test_a_job_keeps_its_input_when_the_file_is_deleted(node: Node) -> None:
@@ -267,7 +348,8 @@ def test_a_server_that_is_told_to_stop_hands_its_job_on_at_once(tmp_path: Path) 
 def test_requests_that_people_send_go_first(tmp_path: Path) -> None:
     options = {"max_num_seqs": 1, "max_waiting": 100}
     with running_node(options=options, batch_in_flight=20) as node:
-        job = start(node, [chat_line(str(number), f"{SLOWLY}{number:03}") for number in range(60)])
+        # Null is no priority of its own.
+        job = start(node, [chat_line(str(number), f"{SLOWLY}{number:03}", priority=None) for number in range(60)])
         until(lambda: node.metric("vllm:num_requests_waiting", model_name="fake") >= 15)
         assert node.chat("now", max_tokens=1).status_code == 200
         # The fake engine serves by priority as the real one does: fifteen waited, at most what ran went first.

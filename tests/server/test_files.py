@@ -98,6 +98,8 @@ def test_files_are_listed_in_both_shapes(node: Node) -> None:
     assert [file["id"] for file in after["data"]] == ids[2:0:-1]
     assert listed(order="asc", after=ids[2])["data"][0]["id"] == ids[3]
     assert [file["id"] for file in listed(page=1, page_size=3, search="LIST-")["data"]] == ids[1::-1]
+    alone = listed(page_size=2)
+    assert ([file["id"] for file in alone["data"]], alone["has_more"]) == (ids[:2:-1], True)
     assert listed(search="list-")["total"] == 5
     assert listed(search="li%t")["total"] == 0
     assert listed(purpose="fine-tune")["data"] == []

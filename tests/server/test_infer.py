@@ -33,6 +33,11 @@ def test_one_input_one_answer(node: Node) -> None:
     assert cut["finish_reason"] == "length"
 
 
+def test_what_it_has_no_place_for_is_named(node: Node) -> None:
+    body = {"inputs": {"text": "hello"}, "return_token_ids": True, "odd": 1, "max_tokens": 1}
+    assert node.http.post("/v1/infer", json=body).headers["x-ostro-ignored"] == "odd, return_token_ids"
+
+
 def test_the_client_uses_it(node: Node) -> None:
     with Client(api_key="k", endpoint=node.url) as client:
         result = client.infer(inputs={"text": "hello"}, mode="auto", max_tokens=20)

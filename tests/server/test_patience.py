@@ -76,6 +76,23 @@ def test_a_stream_beats_while_its_model_is_loaded(node: Node, api: str) -> None:
     assert not [line for line in again if line in beats]
 
 
+@pytest.mark.parametrize(
+    ("api", "effort", "named"),
+    [
+        ("chat", {"reasoning_effort": "high"}, "reasoning_effort"),
+        ("responses", {"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ("messages", {"output_config": {"effort": "high"}}, "output_config.effort"),
+    ],
+)
+def test_what_the_model_has_no_place_for_is_named_before_it_is_there(
+    node: Node, api: str, effort: dict[str, Any], named: str
+) -> None:
+    path, body, _ = APIS[api]
+    for _ in range(2):  # while it is loaded, and when it is there
+        answer = node.http.post(path, json={**body, **effort, "model": "late", "stream": True})
+        assert answer.headers["x-ostro-ignored"] == named
+
+
 @pytest.mark.parametrize("api", APIS)
 def test_a_load_that_fails_in_time_is_a_status_and_later_an_event(node: Node, api: str) -> None:
     path, body, _ = APIS[api]

@@ -24,7 +24,10 @@ _ORPHAN_S = 24 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """One file. Times in seconds since the epoch; num_lines counts lines that are not blank."""
+    """One file. Times in seconds since the epoch; num_lines counts lines that are not blank.
+
+    owner: whoever may find it.
+    """
 
     id: str
     created_at: float
@@ -37,6 +40,7 @@ class FileRecord:
     bytes: int
     num_lines: int | None = None
     sha256: str
+    owner: str = ""
 
     @property
     def expired(self) -> bool:
@@ -45,8 +49,9 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class FileQuery:
-    """Which files, newest first unless `ascending`. after: the id of the last file of the page before."""
+    """Which files of an owner, newest first unless `ascending`. after: the id of the last file of the page before."""
 
+    owner: str
     purpose: str | None = None
     sample_types: Sequence[str] = ()
     sources: Sequence[str] = ()
@@ -162,9 +167,9 @@ class FileStore:
         """Where the bytes are. The name is the store's own id, never a client's word."""
         return self.database.folder("files") / record.id
 
-    async def find(self, file_id: str) -> FileRecord | None:
-        """None for an unknown or expired one."""
-        record = await self.database.read(lambda connection: _find(connection, file_id))
+    async def find(self, file_id: str, owner: str) -> FileRecord | None:
+        """None for an unknown or expired one, and for somebody else's."""
+        record = await self.database.read(lambda connection: _find(connection, file_id, owner))
         return None if record is None or record.expired else record
 
     async def page(self, query: FileQuery) -> tuple[list[FileRecord], int]:
@@ -176,7 +181,7 @@ class FileStore:
             order = (files.c.created_at, files.c.id)
             page = matching.order_by(*(order if query.ascending else [column.desc() for column in order]))
             if query.after is not None:
-                last = _find(connection, query.after)
+                last = _find(connection, query.after, query.owner)
                 if last is None:
                     return [], total
                 here, there = (files.c.created_at, files.c.id), (last.created_at, last.id)
@@ -217,7 +222,8 @@ class FileStore:
 
 
 def _matching(query: FileQuery) -> Select[Any]:
-    found = select(files).where(or_(files.c.expires_at.is_(None), files.c.expires_at > time.time()))
+    there = or_(files.c.expires_at.is_(None), files.c.expires_at > time.time())
+    found = select(files).where(files.c.owner == query.owner, there)
     if query.purpose is not None:
         found = found.where(files.c.purpose == query.purpose)
     for column, wanted in (
@@ -240,8 +246,8 @@ def _beyond(here: tuple[Any, Any], there: tuple[float, str], ascending: bool) ->
     return or_(when < time_there, (when == time_there) & (name < name_there))
 
 
-def _find(connection: Connection, file_id: str) -> FileRecord | None:
-    row = connection.execute(select(files).where(files.c.id == file_id)).first()
+def _find(connection: Connection, file_id: str, owner: str) -> FileRecord | None:
+    row = connection.execute(select(files).where(files.c.id == file_id, files.c.owner == owner)).first()
     return None if row is None else _record(row)
 
 

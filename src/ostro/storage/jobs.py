@@ -12,7 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, case, delete, exists, func, insert, or_, select, true, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    String,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.sql.expression import ColumnElement
 
 from ostro.core.errors import OstroError
@@ -41,7 +56,7 @@ class Job:
     """One job. face: the API it was made by. window: how long it may take, as its maker said it.
 
     total, succeeded, failed: requests. deadline: when it times out. output_expires_s: how long its files stay.
-    error: why it failed as a whole.
+    error: why it failed as a whole. owner: whoever may find it, and the files that it writes.
     """
 
     id: str
@@ -70,6 +85,7 @@ class Job:
     error_file: str | None = None
     lease_owner: str | None = None
     lease_until: float | None = None
+    owner: str = ""
 
     @property
     def finished(self) -> bool:
@@ -91,8 +107,9 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class JobQuery:
-    """Which jobs, newest first unless `ascending`. metadata: pairs that a job must have."""
+    """Which jobs of an owner, newest first unless `ascending`. metadata: pairs that a job must have, as text."""
 
+    owner: str
     statuses: Sequence[Status] = ()
     model: str | None = None
     metadata: Mapping[str, str] | None = None
@@ -104,7 +121,7 @@ class JobQuery:
 
 
 class JobStore:
-    """Jobs in a database. owner: the server's name in a lease."""
+    """Jobs in a database. For methods that run a job, owner is the server's name in its lease, and no `Job.owner`."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -112,8 +129,10 @@ class JobStore:
     async def add(self, job: Job) -> None:
         await self.database.write(lambda connection: connection.execute(insert(batch_jobs).values(asdict(job))))
 
-    async def find(self, job_id: str) -> Job | None:
-        return await self.database.read(lambda connection: _find(connection, job_id))
+    async def find(self, job_id: str, owner: str) -> Job | None:
+        """None for an unknown one, and for somebody else's."""
+        job = await self.database.read(lambda connection: _find(connection, job_id))
+        return None if job is None or job.owner != owner else job
 
     async def page(self, query: JobQuery) -> tuple[list[Job], int]:
         """One page, and how many there are on all pages."""
@@ -125,7 +144,7 @@ class JobStore:
             page = matching.order_by(*(order if query.ascending else [column.desc() for column in order]))
             if query.after is not None:
                 last = _find(connection, query.after)
-                if last is None:
+                if last is None or last.owner != query.owner:
                     return [], total
                 page = page.where(
                     or_(
@@ -278,7 +297,7 @@ def _owned(connection: Connection, job_id: str, owner: str) -> Job:
 
 
 def _matching(query: JobQuery) -> Select[Any]:
-    found = select(batch_jobs)
+    found = select(batch_jobs).where(batch_jobs.c.owner == query.owner)
     if query.statuses:
         found = found.where(batch_jobs.c.status.in_(query.statuses))
     if query.model is not None:
@@ -291,9 +310,12 @@ def _matching(query: JobQuery) -> Select[Any]:
 
 
 def _has_pair(key: str, value: str) -> ColumnElement[bool]:
-    """Compared pair by pair: a key inside of a JSON path would have to be quoted."""
-    pairs = func.json_each(batch_jobs.c.metadata).table_valued("key", "value")
-    same = (pairs.c.key == key) & (pairs.c.value == value)
+    """Compared pair by pair: a key inside of a JSON path would have to be quoted. Numbers are compared as they are
+    written, true and false by their names, as Python and JSON have them."""
+    whole = case((func.json_valid(batch_jobs.c.metadata) == 1, batch_jobs.c.metadata), else_="{}")
+    pairs = func.json_each(whole).table_valued("key", "value", "type")
+    as_text = pairs.c.type.in_(("text", "integer", "real")) & (cast(pairs.c.value, String) == value)
+    same = (pairs.c.key == key) & (as_text | (pairs.c.type == value.lower()))
     return select(true()).select_from(pairs).where(same).correlate(batch_jobs).exists()
 
 

@@ -116,6 +116,14 @@ MIGRATIONS: tuple[Migration, ...] = (
         "owners of responses",
         ("ALTER TABLE responses ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",),
     ),
+    Migration(
+        5,
+        "owners of files and batch jobs",
+        (
+            "ALTER TABLE files ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",
+            "ALTER TABLE batch_jobs ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",
+        ),
+    ),
 )
 
 

@@ -49,6 +49,7 @@ files = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("num_lines", BigInteger),
     Column("sha256", String, nullable=False),
+    Column("owner", String, nullable=False, server_default=""),
 )
 
 # Jobs of /v1/batch/jobs and /v1/batches. status: see ostro.storage.jobs. deadline: when it times out.
@@ -82,6 +83,7 @@ batch_jobs = Table(
     Column("error_file", String),
     Column("lease_owner", String),
     Column("lease_until", Double),
+    Column("owner", String, nullable=False, server_default=""),
 )
 
 # Finished lines of unfinished jobs. number counts the job's requests from 0; line is what the output file gets.

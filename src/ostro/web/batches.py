@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ostro.web.bounded import Many, at_most
+from ostro.web.bounded import JsonObject, Many, at_most
 
 MAX_HOURS = 168
 DEFAULT_HOURS = 24
@@ -25,7 +25,7 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    body: dict[str, Any]
+    body: JsonObject
     custom_id: str | None = None
 
 
@@ -39,7 +39,7 @@ class CreateBatchJob(BaseModel):
     requests: Many[BatchRequest] | None = Field(default=None, max_length=MAX_INLINE_REQUESTS)
     model: str | None = None
     agent_id: str | None = None
-    metadata: dict[str, Any] | None = Field(default=None, max_length=64)
+    metadata: JsonObject | None = Field(default=None, max_length=64)
     timeout_hours: int | None = Field(default=None, ge=1, le=MAX_HOURS)
 
 
@@ -59,7 +59,7 @@ class CreateBatch(BaseModel):
 
     endpoint: str
     input_file_id: str
-    completion_window: str = Field(pattern=r"^[1-9]\d{0,2}h$")
+    completion_window: str = Field(pattern=r"^([1-9]\d?|1[0-5]\d|16[0-8])h$")  # up to MAX_HOURS
     metadata: Annotated[dict[str, str], at_most(16)] | None = Field(default=None, max_length=16)
     output_expires_after: OutputExpiry | None = None
 

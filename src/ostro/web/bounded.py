@@ -6,9 +6,10 @@ them takes seconds and a gigabyte.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -30,6 +31,23 @@ def _refuse_wrong_number(given: Any) -> Any:
 
 
 Numbers = Annotated[dict[str, float], BeforeValidator(_refuse_wrong_number)]
+
+
+def _refuse_infinite(given: Any) -> Any:
+    waiting = [given]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise PydanticCustomError("finite_number", "Input should hold finite numbers only, as JSON has no others")
+    return given
+
+
+# An object that is kept, or sent on, as JSON.
+JsonObject = Annotated[dict[str, Any], AfterValidator(_refuse_infinite)]
 
 
 def at_most(most: int) -> BeforeValidator:

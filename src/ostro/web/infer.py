@@ -31,6 +31,10 @@ class InferRequest(GenerationRequest):
             raise InvalidRequestError("inputs needs a non-empty 'text'.", param="inputs.text")
         return text
 
+    def ignored(self) -> list[str]:
+        """Known fields that ask for what there is no place for."""
+        return ["return_token_ids"] if self.return_token_ids else []
+
     def params(self) -> SamplingParams:
         """Raises InvalidRequestError naming the field."""
         if self.stream:

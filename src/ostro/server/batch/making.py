@@ -18,6 +18,7 @@ from ostro.server.context import ServerContext, context_of
 from ostro.server.stored_files import find_file
 from ostro.storage.files import FileStore
 from ostro.storage.jobs import Face, Job
+from ostro.web.auth import owner_of
 
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -33,7 +34,7 @@ _OVER = {"succeeded": "succeeded", "failed": "failed", "expired": "ran out of ti
 
 
 class JobNotFoundError(InvalidRequestError):
-    """No such job."""
+    """No such job, or another key's."""
 
     status = 404
     code = "batch_not_found"
@@ -76,7 +77,8 @@ async def make_job(
     if model is not None:
         context.models.find(model)
     job_id = new_id("batch")
-    total = await _keep_input(context, job_id, source)
+    owner = owner_of(request.scope)
+    total = await _keep_input(context, job_id, source, owner)
     now = time.time()
     job = Job(
         id=job_id,
@@ -90,6 +92,7 @@ async def make_job(
         deadline=now + int(window.removesuffix("h")) * 3600,
         total=total,
         output_expires_s=output_expires_s,
+        owner=owner,
     )
     try:
         await context.batches.jobs.add(job)
@@ -100,17 +103,17 @@ async def make_job(
     return job
 
 
-async def find_job(context: ServerContext, job_id: str) -> Job:
+async def find_job(context: ServerContext, job_id: str, owner: str) -> Job:
     """Raises JobNotFoundError."""
-    job = await context.batches.jobs.find(job_id)
+    job = await context.batches.jobs.find(job_id, owner)
     if job is None:
         raise JobNotFoundError(f"There is no batch '{job_id[:100]}' here.", param="job_id")
     return job
 
 
-async def cancel_job(context: ServerContext, job_id: str) -> Job:
+async def cancel_job(context: ServerContext, job_id: str, owner: str) -> Job:
     """Ask for an end; asking twice is no fault. Raises JobNotFoundError, InvalidRequestError for one that is over."""
-    job = await find_job(context, job_id)
+    job = await find_job(context, job_id, owner)
     if job.finished and job.status != "cancelled":
         raise InvalidRequestError(f"The batch '{job.id}' is over: it {_OVER[job.status]}.", param="job_id")
     job = await context.batches.jobs.cancel(job_id) or job
@@ -120,11 +123,11 @@ async def cancel_job(context: ServerContext, job_id: str) -> Job:
     return job
 
 
-async def _keep_input(context: ServerContext, job_id: str, source: JobSource) -> int:
+async def _keep_input(context: ServerContext, job_id: str, source: JobSource, owner: str) -> int:
     """Check the requests and copy them for the job; returns how many there are."""
     store = FileStore(context.database)
     spool = context.batches.spool
-    records = [await find_file(context, file_id, param=source.param) for file_id in source.file_ids]
+    records = [await find_file(context, file_id, owner, param=source.param) for file_id in source.file_ids]
     paths = [store.path(record) for record in records]
 
     def work() -> int:

@@ -57,16 +57,15 @@ def refused_line(number: int, request: RequestLine, code: str, message: str) -> 
 
 
 def _tokens(usage: Any) -> dict[str, int]:
-    """By the names that a job counts them under."""
+    """By the names that a job counts them under, from those of either kind of answer."""
     if not isinstance(usage, dict):
         return {}
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
+    given, made = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
     return {
-        "input_tokens": usage.get("prompt_tokens") or 0,
-        "cached_tokens": prompt.get("cached_tokens") or 0,
-        "output_tokens": usage.get("completion_tokens") or 0,
-        "reasoning_tokens": completion.get("reasoning_tokens") or 0,
+        "input_tokens": usage.get(f"{given}_tokens") or 0,
+        "cached_tokens": (usage.get(f"{given}_tokens_details") or {}).get("cached_tokens") or 0,
+        "output_tokens": usage.get(f"{made}_tokens") or 0,
+        "reasoning_tokens": (usage.get(f"{made}_tokens_details") or {}).get("reasoning_tokens") or 0,
     }
 
 
@@ -113,6 +112,7 @@ def _place(files: FileStore, writer: FileWriter, job: Job, kind: str) -> FileRec
         source="mistral",
         mimetype="application/jsonl",
         expires_at=None if job.output_expires_s is None else time.time() + job.output_expires_s,
+        owner=job.owner,
     )
 
 

@@ -115,7 +115,8 @@ def _prepared(endpoint: str, fields: dict[str, Any], model: str | None) -> dict[
     if model is not None and body.get("model") is None:
         body["model"] = model
     if endpoint in _PRIORITISED:
-        given = body.get("priority", PRIORITY)
+        given = body.get("priority")
+        given = PRIORITY if given is None else given
         if isinstance(given, int):  # anything else is the endpoint's to refuse
             body["priority"] = max(PRIORITY, min(given, _LOWEST_PRIORITY))
     return body

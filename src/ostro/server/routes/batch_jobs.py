@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ostro.core.errors import InvalidRequestError
 from ostro.server.batch.making import JobSource, cancel_job, find_job, make_job
 from ostro.server.context import ServerContext, context_of
-from ostro.server.stored_files import find_file
-from ostro.storage.files import FileStore
+from ostro.storage.files import FileRecord, FileStore
 from ostro.storage.jobs import Job, JobQuery, Status
+from ostro.web.auth import owner_of
 from ostro.web.batches import (
     DEFAULT_HOURS,
     BatchJobList,
@@ -64,10 +65,11 @@ async def create(request: Request) -> Any:
 
 
 @router.get("", responses=gives(BatchJobList))
-async def list_jobs(context: Context, query: Annotated[JobsPage, Query()]) -> Any:
+async def list_jobs(request: Request, context: Context, query: Annotated[JobsPage, Query()]) -> Any:
     if query.agent_id is not None:
         return {"object": "list", "data": [], "total": 0}
     wanted = JobQuery(
+        owner=owner_of(request.scope),
         statuses=[status for status, name in STATUSES.items() if name in query.status],
         model=query.model,
         metadata={key: str(value) for key, value in (query.model_extra or {}).items()},
@@ -81,20 +83,23 @@ async def list_jobs(context: Context, query: Annotated[JobsPage, Query()]) -> An
 
 
 @router.get("/{job_id}", responses=gives(BatchJobObject))
-async def one_job(job_id: str, context: Context, inline: bool | None = None) -> Any:
-    job = await find_job(context, job_id)
-    outputs = await _outputs(context, job) if inline and job.output_file is not None else None
-    return {**describe(job), "outputs": outputs}
+async def one_job(job_id: str, request: Request, context: Context, inline: bool | None = None) -> Any:
+    owner = owner_of(request.scope)
+    job = await find_job(context, job_id, owner)
+    record = None
+    if inline and job.output_file is not None:
+        record = await FileStore(context.database).find(job.output_file, owner)  # none where it was deleted since
+    return describe(job) if record is None else await _with_outputs(context, job, record)
 
 
 @router.post("/{job_id}/cancel", responses=gives(BatchJobObject))
-async def cancel(job_id: str, context: Context) -> Any:
-    return describe(await cancel_job(context, job_id))
+async def cancel(job_id: str, request: Request, context: Context) -> Any:
+    return describe(await cancel_job(context, job_id, owner_of(request.scope)))
 
 
 @router.delete("/{job_id}", responses=gives(Deleted))
-async def delete(job_id: str, context: Context) -> Any:
-    job = await find_job(context, job_id)
+async def delete(job_id: str, request: Request, context: Context) -> Any:
+    job = await find_job(context, job_id, owner_of(request.scope))
     if not job.finished:
         raise InvalidRequestError(f"The job '{job.id}' is not over. Cancel it first.", param="job_id")
     await context.batches.jobs.delete(job.id)
@@ -130,8 +135,8 @@ def _seconds(when: datetime) -> float:
     return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - _EPOCH).total_seconds()
 
 
-async def _outputs(context: ServerContext, job: Job) -> list[Any]:
-    record = await find_file(context, str(job.output_file), param="inline")
+async def _with_outputs(context: ServerContext, job: Job, record: FileRecord) -> Response:
+    """The job with the lines of its output, put together on a thread."""
     if record.bytes > _MAX_INLINE_BYTES:
         raise InvalidRequestError(
             f"The output is {record.bytes} bytes long, and {_MAX_INLINE_BYTES} fit into an answer. "
@@ -140,8 +145,10 @@ async def _outputs(context: ServerContext, job: Job) -> list[Any]:
         )
     path = FileStore(context.database).path(record)
 
-    def work() -> list[Any]:
-        with path.open("rb") as file:
-            return [msgspec.json.decode(line) for line in file]
+    def work() -> bytes:
+        outputs = None
+        with suppress(FileNotFoundError), path.open("rb") as file:  # deleted in this very moment
+            outputs = [msgspec.Raw(line) for line in file]
+        return msgspec.json.encode({**describe(job), "outputs": outputs})
 
-    return await context.database.off_loop(work)
+    return Response(await context.database.off_loop(work), media_type="application/json")

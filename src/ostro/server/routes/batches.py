@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from ostro.server.batch.making import JobSource, cancel_job, find_job, make_job
 from ostro.server.context import ServerContext, context_of
 from ostro.storage.jobs import Job, JobQuery, Status
+from ostro.web.auth import owner_of
 from ostro.web.batches import BatchError, BatchesPage, BatchList, BatchObject, CreateBatch
 from ostro.web.body import read_json
 from ostro.web.openapi import gives, takes
@@ -45,8 +46,9 @@ async def create(request: Request) -> Any:
 
 
 @router.get("", responses=gives(BatchList))
-async def list_batches(context: Context, query: Annotated[BatchesPage, Query()]) -> Any:
-    wanted = JobQuery(after=query.after, limit=query.limit + 1)  # one more tells whether there are more
+async def list_batches(request: Request, context: Context, query: Annotated[BatchesPage, Query()]) -> Any:
+    # One more tells whether there are more.
+    wanted = JobQuery(owner=owner_of(request.scope), after=query.after, limit=query.limit + 1)
     jobs, _ = await context.batches.jobs.page(wanted)
     shown = [describe(job) for job in jobs[: query.limit]]
     ids = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
@@ -54,13 +56,13 @@ async def list_batches(context: Context, query: Annotated[BatchesPage, Query()])
 
 
 @router.get("/{batch_id}", responses=gives(BatchObject))
-async def one_batch(batch_id: str, context: Context) -> Any:
-    return describe(await find_job(context, batch_id))
+async def one_batch(batch_id: str, request: Request, context: Context) -> Any:
+    return describe(await find_job(context, batch_id, owner_of(request.scope)))
 
 
 @router.post("/{batch_id}/cancel", responses=gives(BatchObject))
-async def cancel(batch_id: str, context: Context) -> Any:
-    return describe(await cancel_job(context, batch_id))
+async def cancel(batch_id: str, request: Request, context: Context) -> Any:
+    return describe(await cancel_job(context, batch_id, owner_of(request.scope)))
 
 
 def describe(job: Job) -> BatchObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -27,11 +28,14 @@ async def chat_completions(request: Request, context: Annotated[ServerContext, D
     body = await read_json(request, ChatRequest)
     body.refuse_unsupported()
     spec = _spec(body)
-    work = _answer(request, context, body, spec)
-    return await patient(context, work, streamed=body.stream, headers=body.ignored_header())
+    ignored = spec.ignored(context.models.find(body.model))
+    work = _answer(request, context, body, spec, ignored)
+    return await patient(context, work, streamed=body.stream, headers=body.ignored_header(*ignored))
 
 
-async def _answer(request: Request, context: ServerContext, body: ChatRequest, spec: ChatSpec) -> Response:
+async def _answer(
+    request: Request, context: ServerContext, body: ChatRequest, spec: ChatSpec, ignored: Sequence[str]
+) -> Response:
     model = await context.models.use(request, body.model)
     job = Job(model, body, new_id("chatcmpl"), spec.params.n)
     generation = await start_chat(context, model, spec, job.id)
@@ -40,7 +44,7 @@ async def _answer(request: Request, context: ServerContext, body: ChatRequest, s
         shape: ChatShape = MistralChatShape(job, generation.usage, **options)
     else:
         shape = ChatShape(job, **options)
-    return await answer(request, context, job, shape.shape(), generation, spec.ignored(model))
+    return await answer(request, context, job, shape.shape(), generation, ignored)
 
 
 def _spec(body: ChatRequest) -> ChatSpec:

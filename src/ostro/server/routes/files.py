@@ -13,6 +13,7 @@ from ostro.core.errors import InvalidRequestError, OstroError
 from ostro.server.context import ServerContext, context_of
 from ostro.server.stored_files import find_file
 from ostro.storage.files import FileQuery, FileRecord, FileStore
+from ostro.web.auth import owner_of
 from ostro.web.batches import Deleted, FileList, FileObject, FilesPage, RetrievedFile
 from ostro.web.openapi import gives
 from ostro.web.upload import Form, read_upload
@@ -57,17 +58,18 @@ async def upload(request: Request, context: Context) -> Any:
     writer = await off_loop(store.writer)
     try:
         form = await read_upload(request, lambda piece: off_loop(lambda: writer.write(piece)))
-        record = await store.add(writer, **_described(form))
+        record = await store.add(writer, **_described(form), owner=owner_of(request.scope))
     finally:
         await off_loop(writer.discard)
     return describe(record)
 
 
 @router.get("", responses=gives(FileList))
-async def list_files(context: Context, query: Annotated[FilesPage, Query()]) -> Any:
-    by_page = query.page is not None
+async def list_files(request: Request, context: Context, query: Annotated[FilesPage, Query()]) -> Any:
+    by_page = query.model_fields_set & {"page", "page_size"}
     limit = query.page_size if by_page else query.limit
     wanted = FileQuery(
+        owner=owner_of(request.scope),
         purpose=query.purpose,
         sample_types=query.sample_type,
         sources=query.source,
@@ -86,13 +88,13 @@ async def list_files(context: Context, query: Annotated[FilesPage, Query()]) -> 
 
 
 @router.get("/{file_id}", responses=gives(RetrievedFile))
-async def one_file(file_id: str, context: Context) -> Any:
-    return {**describe(await find_file(context, file_id)), "deleted": False}
+async def one_file(file_id: str, request: Request, context: Context) -> Any:
+    return {**describe(await find_file(context, file_id, owner_of(request.scope))), "deleted": False}
 
 
 @router.get("/{file_id}/content", response_class=FileResponse, responses=gives("application/octet-stream"))
-async def content(file_id: str, context: Context) -> Response:
-    record = await find_file(context, file_id)
+async def content(file_id: str, request: Request, context: Context) -> Response:
+    record = await find_file(context, file_id, owner_of(request.scope))
     return FileResponse(
         FileStore(context.database).path(record),
         media_type="application/octet-stream",  # never shown by a browser, whatever somebody uploaded
@@ -102,16 +104,16 @@ async def content(file_id: str, context: Context) -> Response:
 
 
 @router.get("/{file_id}/url", response_class=Response)
-async def signed_url(file_id: str, context: Context) -> None:
-    await find_file(context, file_id)
+async def signed_url(file_id: str, request: Request, context: Context) -> None:
+    await find_file(context, file_id, owner_of(request.scope))
     raise InvalidRequestError(
         f"This server signs no URLs. Download /v1/files/{file_id}/content with your API key.", code="not_supported"
     )
 
 
 @router.delete("/{file_id}", responses=gives(Deleted))
-async def delete(file_id: str, context: Context) -> Any:
-    record = await find_file(context, file_id)
+async def delete(file_id: str, request: Request, context: Context) -> Any:
+    record = await find_file(context, file_id, owner_of(request.scope))
     await FileStore(context.database).delete(record)
     return {"id": record.id, "object": "file", "deleted": True}
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from ostro.core.ids import new_id
-from ostro.server.answering import gather
+from ostro.server.answering import gather, json_response
 from ostro.server.chatting import ChatSpec, start_chat
 from ostro.server.context import ServerContext, context_of
 from ostro.web.body import read_json
@@ -48,4 +47,4 @@ async def infer(request: Request, context: Annotated[ServerContext, Depends(cont
         usage=UsageInfo.of(generation.usage()),
         cost=None,
     )
-    return Response(msgspec.json.encode(answer), headers=body.ignored_header(), media_type="application/json")
+    return json_response(answer, body.ignored_header(*body.ignored()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -39,18 +39,19 @@ async def create_message(request: Request, context: Annotated[ServerContext, Dep
         told = stream_failure(error, "a message that waited")
         return sse_event("error", message_error(told, request.state.request_id))
 
-    work = _answer(request, context, body, spec)
-    headers = body.ignored_header(*body.ignored())
+    effort = [body.effort_param] if spec.ignored(context.models.find(body.model)) else []
+    headers = body.ignored_header(*body.ignored(), *effort)
+    work = _answer(request, context, body, spec, headers)
     return await patient(context, work, streamed=body.stream, headers=headers, heartbeat=PING, failed=failed)
 
 
-async def _answer(request: Request, context: ServerContext, body: MessagesRequest, spec: ChatSpec) -> Response:
+async def _answer(
+    request: Request, context: ServerContext, body: MessagesRequest, spec: ChatSpec, headers: Mapping[str, str]
+) -> Response:
     model = await context.models.use(request, body.model)
     shape = MessageShape(model.name, shows_thoughts=body.shows_thoughts)
     with _in_their_words(body):
         generation = await start_chat(context, model, spec, shape.id)
-    effort = [body.effort_param] if spec.ignored(model) else []
-    headers = body.ignored_header(*body.ignored(), *effort)
     if body.stream:
         frames = shape.frames(generation, request.state.request_id)
         return await stream(request, context, generation, frames, headers, heartbeat=PING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -41,12 +41,13 @@ Context = Annotated[ServerContext, Depends(context_of)]
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a request is, before there is a model for it. given: the items of its input."""
+    """What a request is, before there is a model for it. given: the items of its input. headers: of its answer."""
 
     id: str
     given: list[Item]
     messages: ChatMessages
     spec: ChatSpec
+    headers: Mapping[str, str]
 
 
 @router.post("", openapi_extra=takes(ResponsesRequest), responses=gives(ResponseObject, streamed=AnyEvent))
@@ -62,8 +63,8 @@ async def create(request: Request, context: Context) -> Response:
     messages = _messages(body.instructions, past.history, given)
     with messages.own_words():
         spec = _spec(body, messages)
-    work = _answer(request, context, body, _Asked(response_id, given, messages, spec))
-    headers = body.ignored_header(*body.ignored())
+    headers = body.ignored_header(*body.ignored(), *_without_place(spec, context.models.find(body.model)))
+    work = _answer(request, context, body, _Asked(response_id, given, messages, spec, headers))
     return await patient(context, work, streamed=body.stream, headers=headers, failed=_failed)
 
 
@@ -85,11 +86,10 @@ async def _answer(request: Request, context: ServerContext, body: ResponsesReque
             await keep(store, writer.response, given, owner)
         return events
 
-    headers = body.ignored_header(*body.ignored(), *_without_place(spec, model))
     if body.stream:
-        return await stream(request, context, generation, _frames(generation, writer, finish), headers)
+        return await stream(request, context, generation, _frames(generation, writer, finish), asked.headers)
     await whole(request, generation, _write(generation, writer, finish))
-    return json_response(writer.response, headers)
+    return json_response(writer.response, asked.headers)
 
 
 @router.get("/{response_id}", responses=gives(ResponseObject))
