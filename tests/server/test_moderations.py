@@ -136,16 +136,17 @@ def test_long_and_nasty_texts_keep_nobody_waiting(node: Node) -> None:
         "+1 (" * 250_000,
     ]
     started = time.monotonic()
-    assert slowest_of_others(node, texts) < 0.5
+    assert longest_wait(node, texts) < 0.3
     assert time.monotonic() - started < 30
 
 
 def test_many_texts_keep_nobody_waiting(node: Node) -> None:
-    assert slowest_of_others(node, ["how to make it " * 530] * 1_000) < 0.5
+    assert longest_wait(node, ["how to make it " * 530] * 1_000) < 0.3
 
 
-def slowest_of_others(node: Node, texts: list[str]) -> float:
-    """Seconds that the slowest of other requests took while texts were judged."""
+def longest_wait(node: Node, texts: list[str]) -> float:
+    """The longest that another request took, as a part of the time in which texts were judged."""
+    begun = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         judging = pool.submit(moderate, node, input=texts)
         took = []
@@ -155,7 +156,7 @@ def slowest_of_others(node: Node, texts: list[str]) -> float:
             took.append(time.monotonic() - started)
         judging.result()
     assert len(took) > 1
-    return max(took)
+    return max(took) / (time.monotonic() - begun)
 
 
 @pytest.mark.parametrize("before", range(0, 120, 3))

@@ -234,6 +234,12 @@ def test_files_of_a_store_in_memory_go_with_it() -> None:
     assert not folder.exists()
 
 
+def test_files_of_a_store_in_memory_go_with_a_process_that_never_closed_it() -> None:
+    code = "from ostro.storage import Database; store = Database(); print(store.folder('files'))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not Path(shown.strip()).parent.exists()
+
+
 def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
     store = Database(tmp_path / "store.db")
     begun = threading.Event()

@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -94,6 +95,8 @@ class Database:
         with self._folder_lock:
             if self.path is None and self._temporary is None:
                 self._temporary = Path(tempfile.mkdtemp(prefix="ostro-store-"))
+                # Uploads do not outlive the process, even where nobody closes this.
+                weakref.finalize(self, shutil.rmtree, self._temporary, True)
             root = self._temporary if self.path is None else self.path.with_name(self.path.name + ".files")
             assert root is not None
             folder = root / name
