@@ -1,10 +1,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <string>
 
 #include "common.h"
 #include "kernels.h"
+#include "packed_linear.h"
 #include "parallel.h"
 
 namespace nb = nanobind;
@@ -32,6 +34,15 @@ NB_MODULE(_native, m) {
     m.def("silu_mul", &ostro::silu_mul, release());
     m.def("rope_write", &ostro::rope_write, release());
     m.def("paged_attention", &ostro::paged_attention, release());
+    nb::class_<ostro::PackedLinear>(m, "PackedLinear")
+        .def(nb::init<int64_t>())
+        .def("add", &ostro::PackedLinear::add)
+        .def("matmul", &ostro::PackedLinear::matmul, release())
+        .def("gated", &ostro::PackedLinear::gated, release())
+        .def("lookup", &ostro::PackedLinear::lookup, release());
+    m.def("packed_kernels", [] { return std::string(ostro::packed_kernels().name); });
+    m.def("packed_choices", &ostro::packed_choices);
+    m.def("choose_packed", &ostro::choose_packed);
     m.def("instruction_set", &instruction_set);
     m.def("pool_name", [] { return std::string(ostro::pool_name()); });
     m.def("pool_threads", &ostro::pool_threads);

@@ -176,7 +176,14 @@ def test_linear_reaches_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_describe_lists_every_op() -> None:
     rows = dispatch.describe()
-    assert {row["op"] for row in rows} == {"rms_norm", "silu_mul", "rope_write", "paged_attention", "linear"}
+    assert {row["op"] for row in rows} == {
+        "rms_norm",
+        "silu_mul",
+        "rope_write",
+        "paged_attention",
+        "linear",
+        "packed_linear",
+    }
     assert all(row["cpu"] and row["why"] for row in rows)
     # Every folder of an op is among them, so that a new one cannot be forgotten.
     from pathlib import Path

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ostro.core.errors import ConfigError
+
 
 def _load() -> tuple[ModuleType | None, str]:
     if os.environ.get("OSTRO_KERNELS") == "reference":
@@ -17,6 +19,13 @@ def _load() -> tuple[ModuleType | None, str]:
         from ostro import _native
     except ImportError as error:
         return None, f"the native module did not load ({error}); reinstall with a C++17 compiler"
+    wanted = os.environ.get("OSTRO_ISA")
+    if wanted and not _native.choose_packed(wanted):
+        raise ConfigError(
+            f"OSTRO_ISA={wanted} names no instruction set that this machine runs; there are "
+            f"{', '.join(_native.packed_choices())}.",
+            param="OSTRO_ISA",
+        )
     return _native, f"{_native.instruction_set()}, threads: {_native.pool_name()}"
 
 
@@ -48,6 +57,7 @@ def describe() -> list[dict[str, str]]:
     chosen = "native C++" if native is not None else "PyTorch reference"
     rows = [{"op": op, "cpu": chosen, "why": reason} for op in OPS]
     rows.append(_describe_linear())
+    rows.append(_describe_packed())
     return rows
 
 
@@ -58,6 +68,14 @@ def _describe_linear() -> dict[str, str]:
     if onednn is None:
         return {"op": "linear", "cpu": "PyTorch default", "why": "this PyTorch has no direct oneDNN operator"}
     return {"op": "linear", "cpu": "oneDNN, called directly", "why": "faster than PyTorch's choice for float32"}
+
+
+def _describe_packed() -> dict[str, str]:
+    if native is None:
+        return {"op": "packed_linear", "cpu": "PyTorch reference (very slow)", "why": reason}
+    choices = native.packed_choices()
+    why = "OSTRO_ISA" if os.environ.get("OSTRO_ISA") else f"the best of {', '.join(choices)}, which this machine runs"
+    return {"op": "packed_linear", "cpu": f"native C++, {native.packed_kernels()}", "why": why}
 
 
 def summary() -> str:

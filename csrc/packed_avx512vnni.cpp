@@ -1,0 +1,109 @@
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "packed.h"
+
+// One zmm holds 16 outputs x 4 inputs; vpdpbusd takes the codes as they are (unsigned) and the activations signed.
+namespace ostro {
+namespace {
+
+// Far enough ahead to cover memory latency at full read speed, near enough to stay in the first-level cache.
+constexpr int64_t kAhead = 4096;
+
+static inline __m512 half_scales(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+}
+
+template <int kBits, int kRows, bool kShifted>
+static inline __attribute__((always_inline)) void tile(const Panel &panel, Depth depth, const Activations &x,
+                                                       float *out) {
+    constexpr int64_t kBytes = kPanel * kBlock * kBits / 8;
+    const __m512i low_half = _mm512_set1_epi8(15);
+    __m512 total[kRows][2];
+    for (int r = 0; r < kRows; ++r) total[r][0] = total[r][1] = _mm512_setzero_ps();
+    const uint8_t *codes = panel.codes;
+    __m512 scale0 = _mm512_setzero_ps(), scale1 = scale0, shift0 = scale0, shift1 = scale0;
+    int64_t left = 0, group = 0;
+    for (int64_t b = 0; b < depth.blocks; ++b, codes += kBytes) {
+        if (left == 0) {
+            left = depth.blocks_per_group;
+            scale0 = half_scales(panel.scales + group * kPanel), scale1 = half_scales(panel.scales + group * kPanel + 16);
+            if (kShifted) {
+                shift0 = half_scales(panel.shifts + group * kPanel);
+                shift1 = half_scales(panel.shifts + group * kPanel + 16);
+            }
+            ++group;
+        }
+        --left;
+        __m512i dot[kRows][2];
+        for (int r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = _mm512_set1_epi32(x.start[r * x.block_stride + b]);
+        const int8_t *xb = x.codes + b * kBlock;
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; ++j) {
+            __m512i first, second;
+            if (kBits == 4) {
+                __m512i both = _mm512_loadu_si512(codes + 64 * j);
+                first = _mm512_and_si512(both, low_half);
+                second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
+                if (kRows == 1) _mm_prefetch(reinterpret_cast<const char *>(codes + 64 * j + kAhead), _MM_HINT_T0);
+            } else {
+                first = _mm512_loadu_si512(codes + 128 * j), second = _mm512_loadu_si512(codes + 128 * j + 64);
+                if (kRows == 1) {
+                    _mm_prefetch(reinterpret_cast<const char *>(codes + 128 * j + kAhead), _MM_HINT_T0);
+                    _mm_prefetch(reinterpret_cast<const char *>(codes + 128 * j + 64 + kAhead), _MM_HINT_T0);
+                }
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) {
+                int32_t quad;
+                std::memcpy(&quad, xb + r * x.code_stride + 4 * j, 4);
+                __m512i spread = _mm512_set1_epi32(quad);
+                dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], first, spread);
+                dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], second, spread);
+            }
+        }
+        for (int r = 0; r < kRows; ++r) {
+            __m512 sx = _mm512_set1_ps(x.scale[r * x.block_stride + b]);
+            total[r][0] = _mm512_fmadd_ps(_mm512_mul_ps(scale0, sx), _mm512_cvtepi32_ps(dot[r][0]), total[r][0]);
+            total[r][1] = _mm512_fmadd_ps(_mm512_mul_ps(scale1, sx), _mm512_cvtepi32_ps(dot[r][1]), total[r][1]);
+            if (kShifted) {
+                __m512 sum = _mm512_set1_ps(x.sum[r * x.block_stride + b]);
+                total[r][0] = _mm512_fmadd_ps(shift0, sum, total[r][0]);
+                total[r][1] = _mm512_fmadd_ps(shift1, sum, total[r][1]);
+            }
+        }
+    }
+    for (int r = 0; r < kRows; ++r) {
+        _mm512_storeu_ps(out + r * kPanel, total[r][0]);
+        _mm512_storeu_ps(out + r * kPanel + 16, total[r][1]);
+    }
+}
+
+template <int kBits, bool kShifted>
+static void rows_of(const Panel &panel, Depth depth, const Activations &x, int rows, float *out) {
+    switch (rows) {
+        case 1: return tile<kBits, 1, kShifted>(panel, depth, x, out);
+        case 2: return tile<kBits, 2, kShifted>(panel, depth, x, out);
+        case 3: return tile<kBits, 3, kShifted>(panel, depth, x, out);
+        case 4: return tile<kBits, 4, kShifted>(panel, depth, x, out);
+        case 5: return tile<kBits, 5, kShifted>(panel, depth, x, out);
+        case 6: return tile<kBits, 6, kShifted>(panel, depth, x, out);
+        case 7: return tile<kBits, 7, kShifted>(panel, depth, x, out);
+        default: return tile<kBits, 8, kShifted>(panel, depth, x, out);
+    }
+}
+
+template <int kBits>
+static void tile_any(const Panel &panel, Depth depth, const Activations &x, int rows, float *out) {
+    if (panel.shifts)
+        rows_of<kBits, true>(panel, depth, x, rows, out);
+    else
+        rows_of<kBits, false>(panel, depth, x, rows, out);
+}
+
+}  // namespace
+
+const PackedKernels kPackedAvx512Vnni = {"avx512-vnni", tile_any<4>, tile_any<8>, 8, false};
+
+}  // namespace ostro
