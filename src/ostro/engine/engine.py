@@ -56,13 +56,12 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         tokenizer_folder: Path | None = None,
     ) -> None:
-        weight = model.embed.weight
         layout = CacheLayout.of(model.attention_specs(), options.block_size)
-        size = size_cache(options, model.config, layout, weight.dtype, weight.device)
+        size = size_cache(options, model.config, layout, model.dtype, model.device)
         self.options = options
         self.blocks = BlockManager(layout.windows, size.num_blocks, options.block_size, options.prefix_caching)
         self.scheduler = Scheduler(options, self.blocks)
-        cache = KVCache(layout, size.num_blocks, weight.dtype, weight.device)
+        cache = KVCache(layout, size.num_blocks, model.dtype, model.device)
         self._grammars = _grammars(tokenizer_folder, model)
         self.runner = Runner(model, cache, options.max_num_seqs, options.max_batch_tokens, size.context, self._grammars)
         self.card = _card(model, options, size.context, size.num_blocks, load_seconds)
@@ -338,19 +337,18 @@ def pick_dtype(options: EngineOptions, device: torch.device) -> torch.dtype | No
 
 
 def _card(model: Decoder, options: EngineOptions, context: int, num_blocks: int, load_seconds: float) -> ModelCard:
-    parameters = list(model.parameters())
-    weight = model.embed.weight
+    parameters, weight_bytes = model.size()
     return ModelCard(
         name=options.name or Path(options.model).name,
         architecture=model.config.architecture,
-        parameters=sum(p.numel() for p in parameters),
-        weight_bytes=sum(p.numel() * p.element_size() for p in parameters),
-        dtype=str(weight.dtype).removeprefix("torch."),
-        device=str(weight.device),
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
         context=context,
         kv_tokens=(num_blocks - 1) * options.block_size,
         load_seconds=load_seconds,
-        kernels=dispatch.summary() if weight.is_cpu else "PyTorch on CUDA",
+        kernels=dispatch.summary() if model.device.type == "cpu" else "PyTorch on CUDA",
         eos_token_ids=list(model.config.eos_token_ids),
         max_requests=options.max_num_seqs + options.max_waiting,
     )

@@ -78,7 +78,7 @@ class Runner:
         self.model = model
         self._grammars = grammars
         self.cache = cache
-        self.device = model.embed.weight.device
+        self.device = model.device
         self._on_cpu = self.device.type == "cpu"
         self._masks = None if grammars is None else MaskMaker(model.config.vocab_size, on_cpu=self._on_cpu)
         self._block_size = cache.layout.block_size

@@ -119,6 +119,12 @@ class Packed:
     shifts: torch.Tensor | None = None
     order: torch.Tensor | None = None
 
+    @property
+    def bytes(self) -> int:
+        """What the arrays take."""
+        arrays = (self.panels, self.scales, self.shifts, self.order)
+        return sum(array.numel() * array.element_size() for array in arrays if array is not None)
+
 
 def pack(matrix: Codes) -> Packed:
     """Plain order to panels."""

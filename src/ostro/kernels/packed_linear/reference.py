@@ -14,8 +14,8 @@ SMALLEST = 1e-30
 def quantise_activations(x_TI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows to int8 by blocks of 32 inputs: codes [T, B, 32] int8 and scales [T, B] float32, B = ceil(I / 32).
 
-    scale = max|x| / 127, code = round(x / scale), ties to even, as in GGUF's Q8_0 but with a float32 scale. A block with
-    a NaN or an infinity has the scale NaN.
+    scale = max|x| / 127, code = round(x / scale), ties to even, as in GGUF's Q8_0 but with a float32 scale. A block
+    with a NaN or an infinity has the scale NaN.
     """
     rows, inputs = x_TI.shape
     blocks_TBK = F.pad(x_TI.float(), (0, -inputs % BLOCK)).view(rows, -1, BLOCK)

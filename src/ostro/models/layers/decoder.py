@@ -5,14 +5,16 @@ Suffixes of tensor names: T tokens of a flat batch, D hidden, E stacked projecti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ostro.kernels.linear import linear
-from ostro.kernels.silu_mul import silu_mul
+from ostro.kernels.packed_linear.layout import Packed
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.context import AttentionSpec, Context
+from ostro.models.layers.formats import Dense, Quantised, WeightFormat
 from ostro.models.layers.linear import Linear
 from ostro.models.layers.norm import RMSNorm
 from ostro.models.layers.rotary import Rotary, Rotation
@@ -50,7 +52,7 @@ class FeedForward(nn.Module):
         self.down = Linear(width, config.hidden_size)
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.down(silu_mul(self.gate_up(x_TD)))
+        out: torch.Tensor = self.down(self.gate_up.gated(x_TD))
         return out
 
 
@@ -78,18 +80,42 @@ class Block(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token embedding; also the output head where the two are tied."""
+    """Token embedding; also the output head where the two are tied. Made dense; `quantise` changes that."""
 
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight: nn.Parameter | None = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self._quantised: Quantised | None = None
 
-    def forward(self, ids_T: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if self._quantised is not None:
+            return self._quantised.lookup(ids_T, dtype)
+        assert self.weight is not None
         return F.embedding(ids_T, self.weight)
+
+    def logits(self, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """As a head: [T, D] -> [T, V]."""
+        return self.format.linear(hidden_TD)
+
+    @property
+    def format(self) -> WeightFormat:
+        if self._quantised is not None:
+            return self._quantised
+        assert self.weight is not None
+        return Dense(self.weight, {"": (0, self.weight.shape[0])})
 
     def part(self, name: str | None) -> torch.Tensor:
         assert name is None
-        return self.weight.data
+        return self.format.dense("")
+
+    def empty(self) -> None:
+        """Let go of the dense weight, as a layer does."""
+        self.weight = None
+
+    def quantise(self, matrices: Mapping[str, Packed | torch.Tensor]) -> None:
+        """Take the one matrix, named ""."""
+        self.weight = None
+        self._quantised = Quantised(matrices)
 
 
 class Decoder(nn.Module):
@@ -119,7 +145,7 @@ class Decoder(nn.Module):
         """
         layers = layers or range(len(self.layers))
         rotation = self.rotary(positions_T)
-        x_TD = inputs.clone() if inputs.is_floating_point() else self.embed(inputs)
+        x_TD = inputs.clone() if inputs.is_floating_point() else self.embed(inputs, self.dtype)
         branch_TD: torch.Tensor | None = None
         for index in layers:
             x_TD, branch_TD = self.layers[index](x_TD, branch_TD, rotation, context)
@@ -131,9 +157,25 @@ class Decoder(nn.Module):
     def logits(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         """[T, D] -> [T, V]. Call it on the rows that need it only."""
         if self.head is None:
-            return linear(hidden_TD, self.embed.weight)
+            return self.embed.logits(hidden_TD)
         out: torch.Tensor = self.head(hidden_TD)
         return out
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of activations; weights may be held in another."""
+        return self.norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    def size(self) -> tuple[int, int]:
+        """How many weights there are, and how many bytes they take."""
+        counts = [module.format.size() for module in self.modules() if isinstance(module, Linear | Embedding)]
+        vectors = [module.weight for module in self.modules() if isinstance(module, RMSNorm)]
+        counts += [(weight.numel(), weight.numel() * weight.element_size()) for weight in vectors]
+        return sum(count for count, _ in counts), sum(taken for _, taken in counts)
 
     def attention_specs(self) -> list[AttentionSpec]:
         """One a layer, in order: what the KV cache is laid out by."""

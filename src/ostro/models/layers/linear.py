@@ -1,4 +1,4 @@
-"""The one linear layer: a weight in some format, possibly several projections stacked, with named slices."""
+"""The one linear layer: matrices in some format, possibly several projections stacked, with named slices."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ostro.models.layers.formats import FORMATS
+from ostro.kernels.packed_linear.layout import Packed
+from ostro.models.layers.formats import Dense, Quantised, WeightFormat
 
 
 class Linear(nn.Module):
     """y = x W^T, no bias (the family has none).
 
     slices: name -> output features, in stacking order; adapters, quantisation and sharding bind to these names.
+    Made dense; `quantise` turns it into another format before its weights are loaded.
     """
 
-    def __init__(self, in_features: int, slices: Mapping[str, int] | int, weight_format: str = "dense") -> None:
+    def __init__(self, in_features: int, slices: Mapping[str, int] | int) -> None:
         super().__init__()
         sizes = {"": slices} if isinstance(slices, int) else dict(slices)
         self.in_features = in_features
@@ -27,13 +29,36 @@ class Linear(nn.Module):
             starts[name] = (at, at + size)
             at += size
         self.slices = starts
-        self.format = FORMATS[weight_format]
-        self.format.create(self, self.out_features, in_features)
+        self.weight: nn.Parameter | None = nn.Parameter(torch.empty(self.out_features, in_features))
+        self._quantised: Quantised | None = None
+
+    @property
+    def format(self) -> WeightFormat:
+        if self._quantised is not None:
+            return self._quantised
+        assert self.weight is not None, "the layer was emptied to be quantised, and not filled"
+        return Dense(self.weight, self.slices)
 
     def forward(self, x_TI: torch.Tensor) -> torch.Tensor:
-        return self.format.matmul(self, x_TI)
+        return self.format.linear(x_TI)
+
+    def gated(self, x_TI: torch.Tensor) -> torch.Tensor:
+        """silu(gate) * up, of a layer of these two slices: [T, I] -> [T, O / 2]."""
+        return self.format.gated(x_TI)
 
     def part(self, name: str | None) -> torch.Tensor:
-        """A writable view of the rows of one named slice, or of the whole weight."""
-        start, stop = (0, self.out_features) if name is None else self.slices[name]
-        return self.format.rows(self, start, stop)
+        """The rows of one named slice, or of the whole weight: a writable view where the layer is dense."""
+        if self.weight is not None:
+            start, stop = (0, self.out_features) if name is None else self.slices[name]
+            return self.weight.data[start:stop]
+        return self.format.dense("" if name is None else name)
+
+    def empty(self) -> None:
+        """Let go of the dense weight, so that it takes no memory before `quantise` brings others."""
+        self.weight = None
+
+    def quantise(self, matrices: Mapping[str, Packed | torch.Tensor]) -> None:
+        """Take matrices by the names of the slices ("" where there is one)."""
+        assert matrices.keys() == self.slices.keys()
+        self.weight = None
+        self._quantised = Quantised({name: matrices[name] for name in self.slices})
