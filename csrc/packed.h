@@ -35,14 +35,22 @@ struct Activations {
 // out[row, o] = the panel's product with `rows` rows of activations, rows <= max_rows; out is [rows, 32].
 using TileFn = void (*)(const Panel &panel, Depth depth, const Activations &x, int rows, float *out);
 
+// `blocks` whole blocks of activations to int8: codes, scale = max|x| / 127, sum = scale * total, total = sum of codes.
+// Codes are round(x * (127 / max|x|)), ties to even. A block without anything above 1e-30 is all zeros; one with a NaN
+// or an infinity has the scale NaN, so that no number comes out of it.
+using QuantiseFn = void (*)(const float *x, int64_t blocks, int8_t *codes, float *scale, float *sum, int32_t *total);
+
 struct PackedKernels {
     const char *name;
     TileFn tile4, tile8;
+    QuantiseFn quantise;
     int max_rows;
     bool signed8;  // tile8 reads codes as signed numbers, code - 128
 };
 
 extern const PackedKernels kPackedPortable;
+// The portable QuantiseFn, for instruction sets without one of their own.
+void quantise_plain(const float *x, int64_t blocks, int8_t *codes, float *scale, float *sum, int32_t *total);
 #if defined(__x86_64__) && defined(OSTRO_X86_KERNELS)
 extern const PackedKernels kPackedAvx2, kPackedAvxVnni, kPackedAvx512Vnni;
 #endif

@@ -143,12 +143,57 @@ static void tile_any(const Panel &panel, Depth depth, const Activations &x, int 
         rows_of<kBits, false>(panel, depth, x, rows, out);
 }
 
+static inline int32_t most_of(__m256i values) {
+    __m128i half = _mm_max_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+    half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
+static inline int32_t sum_of(__m256i values) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
+static void quantise(const float *x, int64_t blocks, int8_t *codes, float *scale, float *sum, int32_t *total) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int64_t b = 0; b < blocks; ++b, x += kBlock, codes += kBlock) {
+        __m256 part[4];
+        __m256i most = _mm256_setzero_si256();
+        for (int i = 0; i < 4; ++i) {
+            part[i] = _mm256_loadu_ps(x + 8 * i);
+            // As integers, magnitudes are in the order of the numbers, and NaN is above them all.
+            most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_castps_si256(part[i]), magnitude));
+        }
+        int32_t bits = most_of(most);
+        float largest;
+        std::memcpy(&largest, &bits, 4);
+        bool finite = bits < 0x7f800000, some = finite && largest > 1e-30f;
+        __m256 inverse = _mm256_set1_ps(some ? 127.0f / largest : 0.0f);
+        __m256i whole[4], all = _mm256_setzero_si256();
+        for (int i = 0; i < 4; ++i) {
+            whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(some ? part[i] : _mm256_setzero_ps(), inverse));
+            all = _mm256_add_epi32(all, whole[i]);
+        }
+        // The packs work within halves of a register; the permutation puts their quarters in order.
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(codes), _mm256_permutevar8x32_epi32(bytes, order));
+        uint32_t nan_bits = 0x7fc00000u;
+        float nan;
+        std::memcpy(&nan, &nan_bits, 4);
+        float step = !finite ? nan : some ? largest / 127.0f : 0.0f;
+        total[b] = sum_of(all);
+        scale[b] = step;
+        sum[b] = step * static_cast<float>(total[b]);
+    }
+}
+
 }  // namespace
 
 #ifdef OSTRO_AVXVNNI
-const PackedKernels kPackedAvxVnni = {"avx-vnni", tile_any<4>, tile_any<8>, 4, false};
+const PackedKernels kPackedAvxVnni = {"avx-vnni", tile_any<4>, tile_any<8>, quantise, 4, false};
 #else
-const PackedKernels kPackedAvx2 = {"avx2", tile_any<4>, tile_any<8>, 4, true};
+const PackedKernels kPackedAvx2 = {"avx2", tile_any<4>, tile_any<8>, quantise, 4, true};
 #endif
 
 }  // namespace ostro

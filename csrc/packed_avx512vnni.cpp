@@ -102,8 +102,36 @@ static void tile_any(const Panel &panel, Depth depth, const Activations &x, int 
         rows_of<kBits, false>(panel, depth, x, rows, out);
 }
 
+static void quantise(const float *x, int64_t blocks, int8_t *codes, float *scale, float *sum, int32_t *total) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    for (int64_t b = 0; b < blocks; ++b, x += kBlock, codes += kBlock) {
+        __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+        // As integers, magnitudes are in the order of the numbers, and NaN is above them all.
+        __m512i most = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
+                                        _mm512_and_si512(_mm512_castps_si512(high), magnitude));
+        int32_t bits = _mm512_reduce_max_epi32(most);
+        float largest;
+        std::memcpy(&largest, &bits, 4);
+        bool finite = bits < 0x7f800000, some = finite && largest > 1e-30f;
+        if (!some) low = high = _mm512_setzero_ps();
+        __m512 inverse = _mm512_set1_ps(some ? 127.0f / largest : 0.0f);
+        __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+        __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(codes), _mm512_cvtepi32_epi8(first));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(codes + 16), _mm512_cvtepi32_epi8(second));
+        int32_t all = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
+        uint32_t nan_bits = 0x7fc00000u;
+        float step, nan;
+        std::memcpy(&nan, &nan_bits, 4);
+        step = !finite ? nan : some ? largest / 127.0f : 0.0f;
+        scale[b] = step;
+        sum[b] = step * static_cast<float>(all);
+        total[b] = all;
+    }
+}
+
 }  // namespace
 
-const PackedKernels kPackedAvx512Vnni = {"avx512-vnni", tile_any<4>, tile_any<8>, 8, false};
+const PackedKernels kPackedAvx512Vnni = {"avx512-vnni", tile_any<4>, tile_any<8>, quantise, 6, false};
 
 }  // namespace ostro

@@ -73,62 +73,10 @@ Workspace &workspace() {
     return space;
 }
 
-// One row to int8, 32 at a time, with scale = max|x| / 127. A block with a NaN or an infinity gets the scale NaN, so
-// that no number comes out of it.
+// A row as floats, in the order that the weight's columns are in, padded to whole blocks.
 template <class T>
-OSTRO_INLINE void quantise_row(const T *x, int64_t inputs, int64_t blocks, int8_t *codes, float *scale, float *sum,
-                               int32_t *total) {
-    for (int64_t b = 0; b < blocks; ++b) {
-        float values[kBlock];
-        int64_t begin = b * kBlock, count = inputs - begin < kBlock ? inputs - begin : kBlock;
-        if (count == kBlock) {
-#pragma omp simd
-            for (int i = 0; i < kBlock; ++i) values[i] = load(x + begin + i);
-        } else {
-            for (int i = 0; i < kBlock; ++i) values[i] = i < count ? load(x + begin + i) : 0.0f;
-        }
-        // As integers, magnitudes are in the order of the numbers, and NaN is above them all.
-        int32_t bits[kBlock], most = 0;
-        std::memcpy(bits, values, sizeof bits);
-#pragma omp simd reduction(max : most)
-        for (int i = 0; i < kBlock; ++i) {
-            int32_t magnitude = bits[i] & 0x7fffffff;
-            most = magnitude > most ? magnitude : most;
-        }
-        float largest;
-        std::memcpy(&largest, &most, 4);
-        bool finite = most < 0x7f800000, some = largest > 1e-30f;
-        float inverse = finite && some ? 127.0f / largest : 0.0f;
-        int32_t sum_of_codes = 0;
-        int8_t *out = codes + begin;
-#pragma omp simd reduction(+ : sum_of_codes)
-        for (int i = 0; i < kBlock; ++i) {
-            // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even.
-            float shifted = (finite ? values[i] * inverse : 0.0f) + 12582912.0f;
-            int32_t code = static_cast<int32_t>(shifted - 12582912.0f);
-            out[i] = static_cast<int8_t>(code);
-            sum_of_codes += code;
-        }
-        float step = !finite ? std::numeric_limits<float>::quiet_NaN() : some ? largest / 127.0f : 0.0f;
-        scale[b] = step;
-        sum[b] = step * static_cast<float>(sum_of_codes);
-        total[b] = sum_of_codes;
-    }
-}
-
-OSTRO_CLONES void quantise_f32(const float *x, int64_t inputs, int64_t blocks, int8_t *codes, float *scale,
-                               float *sum, int32_t *total) {
-    quantise_row(x, inputs, blocks, codes, scale, sum, total);
-}
-
-OSTRO_CLONES void quantise_bf16(const bf16 *x, int64_t inputs, int64_t blocks, int8_t *codes, float *scale,
-                                float *sum, int32_t *total) {
-    quantise_row(x, inputs, blocks, codes, scale, sum, total);
-}
-
-template <class T>
-void gather(const T *x, const int32_t *order, int64_t inputs, float *out) {
-    for (int64_t i = 0; i < inputs; ++i) out[i] = load(x + order[i]);
+void widen(const T *x, const int32_t *order, int64_t inputs, std::vector<float> &out) {
+    for (int64_t i = 0; i < inputs; ++i) out[static_cast<size_t>(i)] = load(x + (order ? order[i] : i));
 }
 
 OSTRO_CLONES void silu_times(float *gate, const float *up) {
@@ -146,24 +94,22 @@ void quantise(Workspace &space, Rows layout, DType dtype, uintptr_t x, int64_t x
     for (std::vector<float> *values : {&space.scale, &space.sum})
         values->resize(static_cast<size_t>(rows * layout.block_stride));
     space.total.resize(static_cast<size_t>(rows * layout.block_stride));
-    parallel_for(rows, inputs / 4 + 1, [&](int64_t begin, int64_t end) {
-        std::vector<float> sorted(order ? static_cast<size_t>(inputs) : 0);
+    const QuantiseFn to_codes = packed_kernels().quantise;
+    const bool direct = dtype == DType::f32 && !order && inputs == blocks * kBlock;
+    parallel_for(rows, inputs / 8 + 1, [&](int64_t begin, int64_t end) {
+        std::vector<float> wide(direct ? 0 : static_cast<size_t>(blocks * kBlock), 0.0f);
         for (int64_t row = begin; row < end; ++row) {
-            int8_t *codes = space.codes.data() + row * layout.code_stride;
-            int64_t at = row * layout.block_stride;
-            float *scale = space.scale.data() + at, *sum = space.sum.data() + at;
-            int32_t *total = space.total.data() + at;
-            const float *wide = reinterpret_cast<const float *>(x) + row * x_stride;
-            const bf16 *narrow = reinterpret_cast<const bf16 *>(x) + row * x_stride;
-            if (order) {
-                dtype == DType::f32 ? gather(wide, order, inputs, sorted.data())
-                                    : gather(narrow, order, inputs, sorted.data());
-                quantise_f32(sorted.data(), inputs, blocks, codes, scale, sum, total);
-            } else if (dtype == DType::f32) {
-                quantise_f32(wide, inputs, blocks, codes, scale, sum, total);
-            } else {
-                quantise_bf16(narrow, inputs, blocks, codes, scale, sum, total);
+            const float *from = reinterpret_cast<const float *>(x) + row * x_stride;
+            if (!direct) {
+                if (dtype == DType::f32)
+                    widen(from, order, inputs, wide);
+                else
+                    widen(reinterpret_cast<const bf16 *>(x) + row * x_stride, order, inputs, wide);
+                from = wide.data();
             }
+            int64_t at = row * layout.block_stride;
+            to_codes(from, blocks, space.codes.data() + row * layout.code_stride, space.scale.data() + at,
+                     space.sum.data() + at, space.total.data() + at);
         }
     });
 }
@@ -260,7 +206,8 @@ void PackedLinear::run(DType dtype, void *out, uintptr_t x, int64_t x_stride, in
         if (first == 0 || segments_[first - 1].order != head.order)
             quantise(space, layout, dtype, x, x_stride, rows, inputs, blocks, head.order);
         space.start.resize(space.total.size());
-        for (size_t i = 0; i < space.total.size(); ++i) space.start[i] = offset * space.total[i];
+        std::transform(space.total.begin(), space.total.end(), space.start.begin(),
+                       [offset](int32_t total) { return offset * total; });
         // Where each segment's panels begin in the count of all.
         std::vector<int64_t> begins{0}, columns;
         for (size_t s = first; s < last; ++s) {

@@ -17,6 +17,9 @@ std::vector<std::string> packed_choices();
 // Use one of them from now on; false if it is not among them.
 bool choose_packed(const std::string &name);
 
+// Codes [outputs, inputs], a byte each, into panels; `fill` is the code beyond the matrix.
+void pack_codes(uintptr_t panels, uintptr_t codes, int64_t outputs, int64_t inputs, int bits, int fill);
+
 // One matrix of a stacked layer. Addresses of arrays that outlive it; order is nullptr or [inputs].
 struct Segment {
     const uint8_t *codes;

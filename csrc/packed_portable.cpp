@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "half.h"
 #include "packed.h"
 
@@ -47,6 +49,33 @@ void tile(const Panel &panel, Depth depth, const Activations &x, int rows, float
 
 }  // namespace
 
-const PackedKernels kPackedPortable = {"portable", tile<4>, tile<8>, 4, false};
+void quantise_plain(const float *x, int64_t blocks, int8_t *codes, float *scale, float *sum, int32_t *total) {
+    for (int64_t b = 0; b < blocks; ++b, x += kBlock, codes += kBlock) {
+        // As integers, magnitudes are in the order of the numbers, and NaN is above them all.
+        int32_t bits[kBlock], most = 0;
+        std::memcpy(bits, x, sizeof bits);
+        for (int i = 0; i < kBlock; ++i) {
+            int32_t magnitude = bits[i] & 0x7fffffff;
+            most = magnitude > most ? magnitude : most;
+        }
+        float largest;
+        std::memcpy(&largest, &most, 4);
+        bool finite = most < 0x7f800000, some = finite && largest > 1e-30f;
+        float inverse = some ? 127.0f / largest : 0.0f;
+        int32_t all = 0;
+        for (int i = 0; i < kBlock; ++i) {
+            // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even.
+            float shifted = (some ? x[i] * inverse : 0.0f) + 12582912.0f;
+            int32_t code = static_cast<int32_t>(shifted - 12582912.0f);
+            codes[i] = static_cast<int8_t>(code);
+            all += code;
+        }
+        scale[b] = !finite ? std::numeric_limits<float>::quiet_NaN() : some ? largest / 127.0f : 0.0f;
+        sum[b] = scale[b] * static_cast<float>(all);
+        total[b] = all;
+    }
+}
+
+const PackedKernels kPackedPortable = {"portable", tile<4>, tile<8>, quantise_plain, 4, false};
 
 }  // namespace ostro

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ostro.core.errors import ConfigError
 from ostro.kernels.dispatch import native
-from ostro.kernels.packed_linear import PackedMatrices, reference
+from ostro.kernels.packed_linear import PackedMatrices, layout, reference
 from ostro.kernels.packed_linear.layout import Codes, Packed, Scheme, pack, unpack
 
 CHOICES = [] if native is None else native.packed_choices()
@@ -70,6 +70,13 @@ def test_panels_hold_the_codes(matrix: Codes) -> None:
     assert torch.equal(again.codes_OI, matrix.codes_OI)
     assert torch.equal(again.scales_OG, matrix.scales_OG)
     assert torch.equal(again.dequantise(), matrix.dequantise())
+
+
+@given(matrices())
+def test_native_code_packs_as_plain_code_does(matrix: Codes) -> None:
+    fill = 0 if matrix.scheme.shifted else layout.centre(matrix.scheme.bits)
+    packed = pack(matrix).panels
+    assert torch.equal(packed.flatten(), layout._pack_plainly(matrix.codes_OI, matrix.scheme.bits, fill).flatten())
 
 
 def test_panels_lie_as_documented() -> None:

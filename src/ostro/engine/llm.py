@@ -96,8 +96,6 @@ class LLM:
     """
 
     def __init__(self, model: str | Path, device: Device = "auto", dtype: DType = "auto", **options: Any) -> None:
-        if str(model).endswith(".gguf"):
-            raise InvalidRequestError("GGUF files cannot be loaded yet; give a safetensors folder.", param="model")
         folder = resolve_model(str(model))
         self.tokenizer: Tokenizer | None = load_tokenizer(folder)
         self.engine = Engine.load(

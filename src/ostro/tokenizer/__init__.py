@@ -13,12 +13,14 @@ _VERSIONED_MODEL = re.compile(r".*\.model\.v(\d+)(?:m\d+)?")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a checkpoint folder; None where it holds no tokenizer file.
+    """The tokenizer of a checkpoint folder or GGUF file; None where it holds none.
 
     A tekken file is preferred, then a SentencePiece model (one whose name has a version, the highest first, then a
     bare one), then `tokenizer.json`. The version comes from the file, never from a model's name.
     Raises TokenizerError that names the file and what to do.
     """
+    if folder.suffix == ".gguf" and folder.is_file():
+        return _load_gguf(folder)
     if tekken := _first(folder, "tekken.json", "tekken*.json"):
         from ostro.tokenizer.mistral import TekkenTokenizer
 
@@ -32,6 +34,19 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
         return HuggingFaceTokenizer.load(json_file)
     return None
+
+
+def _load_gguf(path: Path) -> Tokenizer | None:
+    from ostro.core.gguf import read_header
+    from ostro.tokenizer.gguf_vocabulary import gguf_vocabulary
+    from ostro.tokenizer.huggingface import HuggingFaceTokenizer
+
+    metadata = read_header(path).metadata
+    if metadata.get("tokenizer.ggml.model", "no_vocab") == "no_vocab":
+        return None
+    made = gguf_vocabulary(metadata)
+    special = (made.tokenizer_config[key] for key in ("bos_token", "eos_token"))
+    return HuggingFaceTokenizer.of(str(path), made.tokenizer_json, *special)
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:

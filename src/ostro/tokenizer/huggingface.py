@@ -41,25 +41,33 @@ class HuggingFaceTokenizer(Tokenizer):
 
         Raises TokenizerError that names the file.
         """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise TokenizerError(f"{path} cannot be read: {error}. Download it again.") from error
+        config = path.with_name("tokenizer_config.json")
+        return cls.of(str(path), text, *(_special_name(config, key) for key in ("bos_token", "eos_token")))
+
+    @classmethod
+    def of(cls, origin: str, text: str, bos: str | None, eos: str | None) -> HuggingFaceTokenizer:
+        """From the text of a `tokenizer.json`. origin: what errors call it."""
         from tokenizers import Tokenizer as Inner
 
         try:
-            text = path.read_text(encoding="utf-8")
             inner = Inner.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(
-                f"{path} is not a tokenizer that the tokenizers library can read: {error}. "
+                f"{origin} is not a tokenizer that the tokenizers library can read: {error}. "
                 "Download it again from the checkpoint's repository."
             ) from error
         decoders = list(_decoder_steps(json.loads(text).get("decoder")))
         unknown = sorted({step["type"] for step in decoders} - _KNOWN_DECODERS)
         if unknown or not decoders:
             raise TokenizerError(
-                f"{path} has the decoder {', '.join(unknown) or 'none'}, whose tokens cannot be turned into bytes one "
-                "by one; byte-level and SentencePiece-like decoders can. Put the checkpoint's tekken.json or "
+                f"{origin} has the decoder {', '.join(unknown) or 'none'}, whose tokens cannot be turned into bytes "
+                "one by one; byte-level and SentencePiece-like decoders can. Put the checkpoint's tekken.json or "
                 "tokenizer.model beside it."
             )
-        bos, eos = (_special_name(path.with_name("tokenizer_config.json"), key) for key in ("bos_token", "eos_token"))
         return cls(inner, decoders, bos or "<s>", eos or "</s>")
 
     def is_special(self, token_id: int) -> bool:

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ostro.core.errors import CheckpointError, ConfigError, ModelNotFoundError
+from ostro.core.gguf import read_header
 from ostro.models import registry
 from ostro.models.config import DecoderConfig
+from ostro.models.gguf_names import gguf_names
+from ostro.models.layers.decoder import Decoder
 from ostro.models.registry import Architecture
+from ostro.weights.checkpoint import Checkpoint
+from ostro.weights.gguf_blocks import DENSE
+from ostro.weights.gguf_config import gguf_config
+from ostro.weights.gguf_weights import GGUFWeights
+from ostro.weights.safetensors_weights import SafetensorsWeights
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -18,7 +26,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """A folder that can be loaded. `layout` says which of its weight formats is taken: "hf" or "native"."""
+    """What can be loaded, a folder or a GGUF file. `layout`: which weight format is taken, "hf", "native" or "gguf"."""
 
     path: Path
     layout: str
@@ -27,15 +35,25 @@ class CheckpointFolder:
     files: tuple[Path, ...]
     quantization: dict[str, Any] | None
 
+    def open_weights(self) -> Checkpoint:
+        """Raises CheckpointError for files that are broken or of an unknown format."""
+        if self.layout == "gguf":
+            return GGUFWeights(self.path)
+        return SafetensorsWeights(str(self.path), self.files, self.quantization)
+
 
 def open_folder(path: Path) -> CheckpointFolder:
-    """Read a folder's configs and find its weights; nothing is loaded yet.
+    """Read a folder's configs, or a GGUF file's header, and find its weights; nothing is loaded yet.
 
     Where both layouts are there the Hugging Face one is taken. Raises ModelNotFoundError, ConfigError and
     CheckpointError.
     """
+    if path.is_file() and path.suffix == ".gguf":
+        return _open_gguf(path)
     if not path.is_dir():
-        raise ModelNotFoundError(f"{path} is not a folder. Give a checkpoint folder or a model's name.")
+        raise ModelNotFoundError(
+            f"{path} is neither a folder nor a .gguf file. Give a checkpoint folder, a GGUF file or a model's name."
+        )
     hf_files = _hf_files(path) if (path / "config.json").is_file() else ()
     if hf_files:
         values = read_json(path / "config.json")
@@ -49,6 +67,16 @@ def open_folder(path: Path) -> CheckpointFolder:
         quantization = values.get("quantization")
         return CheckpointFolder(path, "native", registry.NATIVE, config, native_files, quantization)
     raise _no_weights(path)
+
+
+def _open_gguf(path: Path) -> CheckpointFolder:
+    header = read_header(path)
+    config = gguf_config(header.metadata, header.tensors.keys())
+    kind = str(header.metadata["general.architecture"])
+    # The config is read already: its JSON is never asked for.
+    architecture = Architecture(lambda _: config, (lambda found: gguf_names(found, kind),), Decoder)
+    quantization = {"quant_method": "gguf"} if any(t.type not in DENSE for t in header.tensors.values()) else None
+    return CheckpointFolder(path, "gguf", architecture, config, (path,), quantization)
 
 
 def _hf_files(path: Path) -> tuple[Path, ...]:

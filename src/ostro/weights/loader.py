@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from ostro.core.errors import CheckpointError
+from ostro.core.errors import CheckpointError, ConfigError
+from ostro.kernels.packed_linear.layout import Codes, Packed, pack, unpack
 from ostro.models.layers.decoder import Decoder
 from ostro.models.names import Binding, NamesTable
+from ostro.weights.checkpoint import Checkpoint, WeightInfo
 from ostro.weights.folder import CheckpointFolder, open_folder
-from ostro.weights.safetensors_file import SafetensorsFile, TensorEntry
+from ostro.weights.safetensors_weights import FP8
 
 Progress = Callable[[int, int, str], None]
 
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-# Per-tensor scales that a stored weight is multiplied by, under the names that the layouts give them; and scales
-# of activations, which weights that are dequantised have no use for.
-WEIGHT_SCALES = (".weight_scale_inv", ".weight_scale", ".qscale_weight")
-ACTIVATION_SCALES = (".activation_scale", ".input_scale", ".qscale_act", ".k_scale", ".v_scale", ".kv_scale")
 
+class Quantiser(Protocol):
+    """Turns dense weights into integers while they are loaded."""
 
-@dataclass(frozen=True)
-class _Source:
-    file: SafetensorsFile
-    entry: TensorEntry
+    def takes(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether the weight will be quantised. Raises ConfigError where that is wished and cannot be."""
+
+    def quantise(self, name: str, weight_OI: torch.Tensor) -> Codes: ...
 
 
 def load_model(
@@ -36,169 +34,176 @@ def load_model(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    quantiser: Quantiser | None = None,
     progress: Progress | None = None,
 ) -> Decoder:
-    """Load a checkpoint folder. dtype None keeps the checkpoint's own (FP8 becomes bfloat16).
+    """Load a checkpoint folder. dtype None keeps the checkpoint's own (FP8 becomes bfloat16; what is quantised to
+    integers is computed in float32).
 
     Peak memory is the model's size plus one tensor. Raises ConfigError, CheckpointError, ModelNotFoundError; a
     missing, unexpected or misshapen tensor is named.
     """
     folder = open_folder(path)
-    with ExitStack() as stack:
-        sources = _open_all(folder, stack)
-        table = _choose_names(folder, sources)
+    with folder.open_weights() as checkpoint:
+        table = _choose_names(folder, checkpoint)
         config = folder.config
         if config.tie_word_embeddings is None:
-            config = dataclasses.replace(config, tie_word_embeddings=table.head not in sources)
+            config = dataclasses.replace(config, tie_word_embeddings=checkpoint.info(table.head) is None)
         with torch.device("meta"):
             model = folder.architecture.model(config)
+        filling = _Filling(model, table, checkpoint, quantiser)
+        if filling.quantised and torch.device(device).type != "cpu":
+            raise ConfigError(
+                f"{folder.path} has weights of 4 or 8 bits, which run on the CPU only; pass device='cpu', or take the "
+                "checkpoint they were made from.",
+                param="device",
+            )
         # The type first: on the meta device that costs nothing, afterwards it would be a second copy of the model.
-        model.to(dtype or _checkpoint_dtype(folder, table, sources))
+        model.to(dtype or filling.dtype())
         model.to_empty(device=device)
         model.requires_grad_(False)
-        _fill(model, table, sources, folder, progress)
+        filling.fill(progress)
     return model.eval()
 
 
-def _open_all(folder: CheckpointFolder, stack: ExitStack) -> dict[str, _Source]:
-    sources: dict[str, _Source] = {}
-    for path in folder.files:
-        file = stack.enter_context(SafetensorsFile(path))
-        for name, entry in file.tensors.items():
-            if name in sources:
-                raise CheckpointError(f"'{name}' is in both {sources[name].file.path.name} and {path.name}.")
-            sources[name] = _Source(file, entry)
-    return sources
-
-
-def _choose_names(folder: CheckpointFolder, sources: dict[str, _Source]) -> NamesTable:
+def _choose_names(folder: CheckpointFolder, checkpoint: Checkpoint) -> NamesTable:
     """The layout whose names are there; the usual one where none is whole, for its error to name what lacks."""
     tables = [names(folder.config) for names in folder.architecture.names]
-    return max(tables, key=lambda table: sum(binding.source in sources for binding in table.bindings))
+    return max(tables, key=lambda table: sum(checkpoint.info(b.source) is not None for b in table.bindings))
 
 
-def _checkpoint_dtype(folder: CheckpointFolder, table: NamesTable, sources: dict[str, _Source]) -> torch.dtype:
-    """The type most of the weights' elements have; FP8 becomes bfloat16."""
-    counts: dict[torch.dtype, int] = {}
-    for binding in table.bindings:
-        if binding.source in sources:
-            entry = sources[binding.source].entry
-            dtype = torch.bfloat16 if entry.dtype in FP8 else entry.dtype
-            counts[dtype] = counts.get(dtype, 0) + entry.size
-    floating = {dtype: count for dtype, count in counts.items() if dtype.is_floating_point}
-    if not floating:
-        raise CheckpointError(
-            f"{folder.path} holds none of the model's weights as numbers that can be loaded (looked for "
-            f"'{table.bindings[0].source}' and others); it is empty, of another architecture or in a quantised format."
-        )
-    return max(floating, key=lambda key: floating[key])
+class _Filling:
+    """Fills a model from a checkpoint by a table of names. Made while the model is on the meta device: layers that
+    will hold quantised matrices let go of their dense ones then."""
 
+    def __init__(self, model: Decoder, table: NamesTable, checkpoint: Checkpoint, quantiser: Quantiser | None) -> None:
+        self._model = model
+        self._table = table
+        self._checkpoint = checkpoint
+        self._quantiser = quantiser
+        self._wanted = [b for b in table.bindings if b.target != "head" or model.head is not None]
+        self._info = {b.source: info for b in table.bindings if (info := checkpoint.info(b.source)) is not None}
+        # Shapes are taken now: a layer that is emptied does not know its parts' any more.
+        self._shapes = {b.source: tuple(self._module(b).part(b.part).shape) for b in self._wanted}
+        self.quantised = {b.target for b in self._wanted if b.source in self._info and self._becomes_codes(b)}
+        for target in self.quantised:
+            model.get_submodule(target).empty()  # type: ignore[operator]  # a layer or the embedding
+        self._parts: dict[str, dict[str, Packed | torch.Tensor]] = {target: {} for target in self.quantised}
 
-def _fill(
-    model: Decoder,
-    table: NamesTable,
-    sources: dict[str, _Source],
-    folder: CheckpointFolder,
-    progress: Progress | None,
-) -> None:
-    left = {name for name in sources if not name.startswith(table.skipped_prefixes or ("\0",))}
-    # In file order, so that a disk is read forwards.
-    bindings = sorted(table.bindings, key=lambda binding: _position(binding, sources))
-    wanted = {binding.source for binding in bindings if binding.target != "head" or model.head is not None}
-    total = sum(sources[name].entry.size for name in wanted & sources.keys())
-    done = 0
-    for binding in bindings:
-        if binding.target == "head" and model.head is None:
-            left.discard(binding.source)  # Checked below, once the embedding is there.
-            continue
-        if binding.source not in sources:
+    def dtype(self) -> torch.dtype:
+        """The type most of the weights' elements have; FP8 becomes bfloat16; float32 where weights are integers."""
+        counts: dict[torch.dtype, int] = {}
+        for info in self._info.values():
+            if info.dtype is not None and info.dtype.is_floating_point:
+                dtype = torch.bfloat16 if info.dtype in FP8 else info.dtype
+                counts[dtype] = counts.get(dtype, 0) + info.size
+        if self.quantised:
+            return torch.float32
+        if not counts:
             raise CheckpointError(
-                f"{folder.path} lacks the tensor '{binding.source}' (for {binding.target}); the checkpoint is "
-                "incomplete or of another architecture."
+                f"{self._checkpoint.origin} holds none of the model's weights as numbers that can be loaded (looked "
+                f"for '{self._table.bindings[0].source}' and others); it is empty, of another architecture or in a "
+                "quantised format that its config does not name."
             )
-        source = sources[binding.source]
-        left.discard(binding.source)
-        left -= _assign(model, binding, source, sources)
-        done += source.entry.size
-        if progress is not None:
-            progress(done, total, binding.source)
-    if model.head is None and table.head in sources:
-        _check_tied(model, sources[table.head], table.head)
-    # What only transformers' older versions wrote, and is derived from the config.
-    left = {name for name in left if not name.endswith("rotary_emb.inv_freq")}
-    if left:
-        shown = ", ".join(f"'{name}'" for name in sorted(left)[:3])
-        raise CheckpointError(
-            f"{folder.path} holds {len(left)} tensor(s) that the model has no place for: {shown}. The checkpoint is of "
-            "another architecture, or its config leaves something out."
-        )
+        return max(counts, key=lambda key: counts[key])
 
+    def fill(self, progress: Progress | None) -> None:
+        # In file order, so that a disk is read forwards.
+        total = sum(self._info[b.source].size for b in self._wanted if b.source in self._info)
+        done = 0
+        for binding in sorted(self._wanted, key=self._place):
+            info = self._info.get(binding.source)
+            if info is None:
+                raise CheckpointError(
+                    f"{self._checkpoint.origin} lacks the tensor '{binding.source}' (for {binding.target}); the "
+                    "checkpoint is incomplete or of another architecture."
+                )
+            self._assign(binding, info)
+            done += info.size
+            if progress is not None:
+                progress(done, total, binding.source)
+        if self._model.head is None and self._table.head in self._info:
+            self._check_tied()
+        self._check_left()
 
-def _position(binding: Binding, sources: dict[str, _Source]) -> tuple[str, int]:
-    source = sources.get(binding.source)
-    return ("", 0) if source is None else (source.file.path.name, source.entry.offset)
+    def _module(self, binding: Binding) -> torch.nn.Module:
+        return self._model.get_submodule(binding.target)
 
+    def _becomes_codes(self, binding: Binding) -> bool:
+        info = self._info[binding.source]
+        if info.quantised:
+            return True
+        shape = self._shapes[binding.source]
+        return self._quantiser is not None and len(shape) == 2 and self._quantiser.takes(binding.source, shape)
 
-def _assign(model: Decoder, binding: Binding, source: _Source, sources: dict[str, _Source]) -> set[str]:
-    """Fill one slice; returns the names of the scales that belong to it."""
-    target = model.get_submodule(binding.target).part(binding.part)  # type: ignore[operator]  # has part()
-    if tuple(target.shape) != source.entry.shape:
-        raise CheckpointError(
-            f"{source.file.path.name}: '{binding.source}' has the shape "
-            f"{list(source.entry.shape)}; the config asks for {list(target.shape)}."
-        )
-    if not source.entry.dtype.is_floating_point:
-        raise CheckpointError(
-            f"{source.file.path.name}: '{binding.source}' holds {_plain(source.entry.dtype)}, a quantised format that "
-            "is not supported; use the checkpoint in bfloat16, float16, float32 or FP8 with per-tensor scales."
-        )
-    stem = binding.source.removesuffix(".weight")
-    # A scale beside a weight that is not FP8 has no meaning here: it stays unaccounted for, which is an error.
-    suffixes = (*WEIGHT_SCALES, *ACTIVATION_SCALES) if source.entry.dtype in FP8 else ACTIVATION_SCALES
-    extras = {stem + suffix for suffix in suffixes} & sources.keys()
-    direct = target.is_cpu and target.dtype == source.entry.dtype and not binding.interleaved_heads
-    if direct:
-        source.file.read_into(source.entry, target)
-        return extras
-    value = source.file.read(source.entry)
-    if source.entry.dtype in FP8:
-        value = _dequantise(value, stem, source, sources, target.dtype)
-    if binding.interleaved_heads:
-        value = deinterleave(value, model.config.head_dim)
-    target.copy_(value)
-    return extras
+    def _place(self, binding: Binding) -> tuple[str, int]:
+        info = self._info.get(binding.source)
+        return ("", 0) if info is None else info.place
 
+    def _assign(self, binding: Binding, info: WeightInfo) -> None:
+        shape = self._shapes[binding.source]
+        if info.shape is not None and info.shape != shape:
+            raise CheckpointError(
+                f"{info.place[0]}: '{binding.source}' has the shape {list(info.shape)}; the config asks for "
+                f"{list(shape)}."
+            )
+        if binding.target in self.quantised:
+            return self._keep_part(binding, self._matrix(binding, shape))
+        target = self._module(binding).part(binding.part)  # type: ignore[operator]  # has part()
+        if target.is_cpu and target.dtype == info.dtype and not binding.interleaved_heads:
+            return self._checkpoint.read_into(binding.source, target)
+        value = self._checkpoint.read(binding.source, shape, target.dtype)
+        assert isinstance(value, torch.Tensor)
+        target.copy_(self._ordered(binding, value))
 
-def _dequantise(
-    value: torch.Tensor, stem: str, source: _Source, sources: dict[str, _Source], dtype: torch.dtype
-) -> torch.Tensor:
-    """FP8 times its static per-tensor scale, in float32 row blocks so that no whole copy in float32 exists."""
-    name = next((stem + suffix for suffix in WEIGHT_SCALES if stem + suffix in sources), None)
-    if name is None:
-        raise CheckpointError(
-            f"{source.file.path.name}: '{stem}.weight' is FP8, but its scale is missing (looked for "
-            f"{', '.join(stem + suffix for suffix in WEIGHT_SCALES)})."
-        )
-    scale = sources[name].file.read(sources[name].entry).float()
-    if scale.numel() != 1:
-        raise CheckpointError(
-            f"{source.file.path.name}: '{name}' has the shape {list(scale.shape)}; only per-tensor scales (one number) "
-            "are supported."
-        )
-    out = torch.empty(value.shape, dtype=dtype)
-    for rows, block in _row_blocks(value):
-        out[rows] = block.float() * scale.reshape(())
-    return out
+    def _matrix(self, binding: Binding, shape: tuple[int, ...]) -> Packed | torch.Tensor:
+        value = self._checkpoint.read(binding.source, shape, self._model.dtype)
+        if isinstance(value, torch.Tensor):
+            if not self._becomes_codes(binding):
+                return self._ordered(binding, value.to(self._model.dtype))
+            assert self._quantiser is not None
+            value = self._quantiser.quantise(binding.source, value)
+        if binding.interleaved_heads:
+            codes = value if isinstance(value, Codes) else unpack(value)
+            value = deinterleave_codes(codes, self._model.config.head_dim)
+        return pack(value) if isinstance(value, Codes) else value
 
+    def _ordered(self, binding: Binding, value: torch.Tensor) -> torch.Tensor:
+        return deinterleave(value, self._model.config.head_dim) if binding.interleaved_heads else value
 
-def _plain(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    def _keep_part(self, binding: Binding, matrix: Packed | torch.Tensor) -> None:
+        """Hold on to one part of a stacked layer until all are there."""
+        module, parts = self._module(binding), self._parts[binding.target]
+        parts[binding.part or ""] = matrix
+        if parts.keys() == set(getattr(module, "slices", {"": None})):
+            module.quantise(parts)  # type: ignore[operator]  # a layer or the embedding
+            del self._parts[binding.target]
 
+    def _check_tied(self) -> None:
+        """A tied checkpoint may repeat the embedding as its head, but not bring another one."""
+        embedding = self._model.embed.part(None)
+        head = self._checkpoint.read(self._table.head, tuple(embedding.shape), embedding.dtype)
+        if not isinstance(head, torch.Tensor):
+            head = (head if isinstance(head, Codes) else unpack(head)).dequantise()
+        if not torch.equal(head.to(embedding.dtype), embedding.cpu()):
+            raise CheckpointError(
+                f"{self._info[self._table.head].place[0]}: the config says that the head is tied to the embedding, but "
+                f"'{self._table.head}' differs from it. Set tie_word_embeddings to false in config.json if the head is "
+                "its own."
+            )
 
-def _row_blocks(value: torch.Tensor, elements: int = 1 << 20) -> Iterator[tuple[slice, torch.Tensor]]:
-    rows = max(1, elements // max(1, value[0].numel()))
-    for start in range(0, value.shape[0], rows):
-        yield slice(start, start + rows), value[start : start + rows]
+    def _check_left(self) -> None:
+        taken = {binding.source for binding in self._wanted} | {self._table.head}
+        skipped = self._table.skipped_prefixes or ("\0",)
+        left = {name for name in self._checkpoint.left(taken) if not name.startswith(skipped)}
+        # What only transformers' older versions wrote, and is derived from the config.
+        left = {name for name in left if not name.endswith("rotary_emb.inv_freq")}
+        if left:
+            shown = ", ".join(f"'{name}'" for name in sorted(left)[:3])
+            raise CheckpointError(
+                f"{self._checkpoint.origin} holds {len(left)} tensor(s) that the model has no place for: {shown}. The "
+                "checkpoint is of another architecture, or its config leaves something out."
+            )
 
 
 def deinterleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -207,11 +212,12 @@ def deinterleave(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
-def _check_tied(model: Decoder, source: _Source, name: str) -> None:
-    """A tied checkpoint may repeat the embedding as its head, but not bring another one."""
-    head = source.file.read(source.entry).to(model.embed.weight.dtype)
-    if not torch.equal(head, model.embed.weight.data.cpu()):
-        raise CheckpointError(
-            f"{source.file.path.name}: the config says that the head is tied to the embedding, but '{name}' "
-            "differs from it. Set tie_word_embeddings to false in config.json if the head is its own."
-        )
+def deinterleave_codes(codes: Codes, head_dim: int) -> Codes:
+    """The same of a quantised matrix: its rows take their scales and shifts along."""
+    shifts = codes.shifts_OG
+    return dataclasses.replace(
+        codes,
+        codes_OI=deinterleave(codes.codes_OI, head_dim),
+        scales_OG=deinterleave(codes.scales_OG, head_dim),
+        shifts_OG=None if shifts is None else deinterleave(shifts, head_dim),
+    )

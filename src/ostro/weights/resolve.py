@@ -11,7 +11,8 @@ from ostro.weights.manifest import folder_of, is_complete, read_manifest
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
-    """The folder of an embedded model, a checkpoint folder, or a pulled short name or owner/name, in that order.
+    """The folder of an embedded model, a checkpoint folder or GGUF file, or a pulled short name or owner/name, in that
+    order.
 
     Raises ModelNotFoundError, which tells the command that would fetch the model.
     """
@@ -20,10 +21,13 @@ def resolve_model(name_or_path: str | Path) -> Path:
     if embedded is not None:
         return embedded
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.is_file():
-        raise ModelNotFoundError(f"{path} is a file; a checkpoint is a folder with its config, weights and tokenizer.")
+        raise ModelNotFoundError(
+            f"{path} is a file, but not a GGUF one (.gguf); a checkpoint is a folder with its config, weights and "
+            "tokenizer."
+        )
     entry = lookup(name)
     if entry is not None:
         return _pulled(name, entry.repo)

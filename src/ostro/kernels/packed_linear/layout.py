@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 
 from ostro.core.errors import ConfigError
+from ostro.kernels.dispatch import native
 
 PANEL = 32
 BLOCK = 32
@@ -130,26 +131,42 @@ def pack(matrix: Codes) -> Packed:
     """Plain order to panels."""
     scheme = matrix.scheme
     outputs, inputs = matrix.codes_OI.shape
-    panels, blocks = -(-outputs // PANEL), -(-inputs // BLOCK)
-    codes = matrix.codes_OI
-    if (panels * PANEL, blocks * BLOCK) != (outputs, inputs):
-        padding = (0, blocks * BLOCK - inputs, 0, panels * PANEL - outputs)
-        codes = torch.nn.functional.pad(codes, padding, value=0 if scheme.shifted else centre(scheme.bits))
-    # [panel, output, block, quad, k] -> [panel, block, quad, output, k]
-    ordered = codes.view(panels, PANEL, blocks, BLOCK // QUAD, QUAD).permute(0, 2, 3, 1, 4)
-    if scheme.bits == 4:
-        low, high = ordered[..., : PANEL // 2, :], ordered[..., PANEL // 2 :, :]
-        ordered = low | (high << 4)
-    width = PANEL * QUAD * scheme.bits // 8
+    panels = pack_codes(matrix.codes_OI, scheme.bits, 0 if scheme.shifted else centre(scheme.bits))
     return Packed(
         scheme,
         outputs,
         inputs,
-        ordered.reshape(panels, blocks, BLOCK // QUAD, width).contiguous(),
-        _pack_groups(matrix.scales_OG, panels),
-        None if matrix.shifts_OG is None else _pack_groups(matrix.shifts_OG, panels),
+        panels,
+        _pack_groups(matrix.scales_OG, panels.shape[0]),
+        None if matrix.shifts_OG is None else _pack_groups(matrix.shifts_OG, panels.shape[0]),
         matrix.order_I,
     )
+
+
+def pack_codes(codes_OI: torch.Tensor, bits: int, fill: int) -> torch.Tensor:
+    """Codes [O, I] in panels [P, B, 8, width]; `fill` is the code beyond the matrix."""
+    outputs, inputs = codes_OI.shape
+    panels, blocks = -(-outputs // PANEL), -(-inputs // BLOCK)
+    shape = (panels, blocks, BLOCK // QUAD, PANEL * QUAD * bits // 8)
+    if native is not None and codes_OI.is_cpu:
+        codes_OI = codes_OI.contiguous()
+        out = torch.empty(shape, dtype=torch.uint8)
+        native.pack_codes(out.data_ptr(), codes_OI.data_ptr(), outputs, inputs, bits, fill)
+        return out
+    return _pack_plainly(codes_OI, bits, fill).reshape(shape).contiguous()
+
+
+def _pack_plainly(codes_OI: torch.Tensor, bits: int, fill: int) -> torch.Tensor:
+    outputs, inputs = codes_OI.shape
+    padding = (0, -inputs % BLOCK, 0, -outputs % PANEL)
+    codes = torch.nn.functional.pad(codes_OI, padding, value=fill)
+    # [panel, output, block, quad, k] -> [panel, block, quad, output, k]
+    panels, blocks = codes.shape[0] // PANEL, codes.shape[1] // BLOCK
+    ordered = codes.view(panels, PANEL, blocks, BLOCK // QUAD, QUAD).permute(0, 2, 3, 1, 4)
+    if bits == 8:
+        return ordered
+    low, high = ordered[..., : PANEL // 2, :], ordered[..., PANEL // 2 :, :]
+    return low | (high << 4)
 
 
 def _pack_groups(values_OG: torch.Tensor, panels: int) -> torch.Tensor:
