@@ -15,17 +15,22 @@ void rms_norm(DType dtype, uintptr_t out, uintptr_t x, uintptr_t residual, uintp
 void silu_mul(DType dtype, uintptr_t out, uintptr_t gate_up, int64_t rows, int64_t width);
 
 // Rotates (rotate-half) the q and k heads of qkv[t, (heads + 2 kv_heads) * head_dim]; q in place and times
-// q_scale[t] if given; k and v go to row slots[t] of the caches [slots, kv_heads, head_dim].
+// q_scale[t] if given; k and v go to row slots[t] of the caches [slots, kv_heads, row], kv: a KVType.
 void rope_write(DType dtype, uintptr_t qkv, uintptr_t cos, uintptr_t sin, uintptr_t q_scale, uintptr_t slots,
-                uintptr_t k_cache, uintptr_t v_cache, int64_t rows, int64_t heads, int64_t kv_heads,
+                uintptr_t k_cache, uintptr_t v_cache, int kv, int64_t rows, int64_t heads, int64_t kv_heads,
                 int64_t head_dim);
 
 // One attention row a query: out[t] = softmax(q[t] K^T * scale) V over the cache positions
 // [max(0, positions[t] - window + 1), positions[t]] of sequence row_sequence[t], found through
 // block_table[sequence, position / block_size]. window = 0 means everything before. q rows are q_stride apart.
-void paged_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, uintptr_t k_cache,
-                     uintptr_t v_cache, uintptr_t block_table, int64_t table_stride, uintptr_t positions,
+void paged_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, uintptr_t k_cache, uintptr_t v_cache,
+                     int kv, uintptr_t block_table, int64_t table_stride, uintptr_t positions,
                      uintptr_t row_sequence, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim,
                      int64_t block_size, int64_t window, float scale);
+
+// The same for queries at positions start, start + 1, … of one sequence, whose blocks are blocks[0], blocks[1], …
+void chunk_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, uintptr_t k_cache, uintptr_t v_cache,
+                     int kv, uintptr_t blocks, int64_t start, int64_t rows, int64_t heads, int64_t kv_heads,
+                     int64_t head_dim, int64_t block_size, int64_t window, float scale);
 
 }  // namespace ostro

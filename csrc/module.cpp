@@ -34,6 +34,7 @@ NB_MODULE(_native, m) {
     m.def("silu_mul", &ostro::silu_mul, release());
     m.def("rope_write", &ostro::rope_write, release());
     m.def("paged_attention", &ostro::paged_attention, release());
+    m.def("chunk_attention", &ostro::chunk_attention, release());
     nb::class_<ostro::PackedLinear>(m, "PackedLinear")
         .def(nb::init<int64_t>())
         .def("add", &ostro::PackedLinear::add)

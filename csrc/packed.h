@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "attention.h"
+
 namespace ostro {
 
 constexpr int kPanel = 32;  // outputs of a panel
@@ -46,6 +48,7 @@ struct PackedKernels {
     QuantiseFn quantise;
     int max_rows;
     bool signed8;  // tile8 reads codes as signed numbers, code - 128
+    const AttentionKernels *attention;
 };
 
 extern const PackedKernels kPackedPortable;

@@ -191,9 +191,9 @@ static void quantise(const float *x, int64_t blocks, int8_t *codes, float *scale
 }  // namespace
 
 #ifdef OSTRO_AVXVNNI
-const PackedKernels kPackedAvxVnni = {"avx-vnni", tile_any<4>, tile_any<8>, quantise, 4, false};
+const PackedKernels kPackedAvxVnni = {"avx-vnni", tile_any<4>, tile_any<8>, quantise, 4, false, &kAttentionAvx2};
 #else
-const PackedKernels kPackedAvx2 = {"avx2", tile_any<4>, tile_any<8>, quantise, 4, true};
+const PackedKernels kPackedAvx2 = {"avx2", tile_any<4>, tile_any<8>, quantise, 4, true, &kAttentionAvx2};
 #endif
 
 }  // namespace ostro

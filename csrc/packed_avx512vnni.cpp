@@ -132,6 +132,6 @@ static void quantise(const float *x, int64_t blocks, int8_t *codes, float *scale
 
 }  // namespace
 
-const PackedKernels kPackedAvx512Vnni = {"avx512-vnni", tile_any<4>, tile_any<8>, quantise, 6, false};
+const PackedKernels kPackedAvx512Vnni = {"avx512-vnni", tile_any<4>, tile_any<8>, quantise, 6, false, &kAttentionAvx512};
 
 }  // namespace ostro

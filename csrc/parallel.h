@@ -1,6 +1,7 @@
 // One thread pool owns the cores: PyTorch's OpenMP threads where they are loaded, else a pool of our own.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <type_traits>
 
@@ -22,5 +23,16 @@ void parallel_for(int64_t n, int64_t cost, F &&body) {
 // "openmp (shared)" or "own".
 const char *pool_name();
 int pool_threads();
+
+// Calls body(next) on several threads if n * cost is worth it; next() gives 0, 1, … in turn, n and more when all is
+// handed out. For items of unequal cost.
+template <class F>
+void parallel_tasks(int64_t n, int64_t cost, F &&body) {
+    std::atomic<int64_t> counter{0};
+    auto next = [&counter] { return counter.fetch_add(1, std::memory_order_relaxed); };
+    int64_t threads = n < pool_threads() ? n : pool_threads();
+    parallel_for(threads, n * cost / (threads > 0 ? threads : 1), [&](int64_t, int64_t) { body(next); });
+}
+
 
 }  // namespace ostro

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostro.kernels.paged_attention import chunk_attention, paged_attention, reference
+from ostro.kernels.paged_attention.cache_rows import decode, encode
 from ostro.kernels.paged_attention.gathered import gathered_attention
 from ostro.kernels.paged_attention.prefill import causal_mask
+from ostro.kernels.paged_attention.prefill import chunk_attention as plain_chunk_attention
 
 TOLERANCE = {torch.float32: {"atol": 2e-6, "rtol": 2e-5}, torch.bfloat16: {"atol": 2**-8, "rtol": 2**-7}}
 ROW_OPS = {"paged": paged_attention, "gathered": gathered_attention, "reference": reference.paged_attention}
+CHUNK_OPS = {"native": chunk_attention, "plain": plain_chunk_attention}
 
 
 @dataclass
@@ -29,14 +32,23 @@ class Paged:
 
 
 def make_cache(
-    lengths: list[int], kv_heads: int, dim: int, block: int, dtype: torch.dtype, seed: int, poison: float
+    lengths: list[int],
+    kv_heads: int,
+    dim: int,
+    block: int,
+    dtype: torch.dtype,
+    seed: int,
+    poison: float,
+    kept_as: torch.dtype | None = None,
 ) -> Paged:
+    """kept_as: the cache's own type; the keys and values that are given back are what it makes of them."""
     generator = torch.Generator().manual_seed(seed)
     needed = [-(-length // block) for length in lengths]
     total = sum(needed) + 3
     order = (torch.randperm(total - 1, generator=generator) + 1).tolist()  # Block 0 is the null block.
-    k_cache = torch.full((total * block, kv_heads, dim), poison, dtype=dtype)
-    v_cache = torch.full((total * block, kv_heads, dim), poison, dtype=dtype)
+    kept_as = kept_as or dtype
+    k_cache = encode(torch.full((total * block, kv_heads, dim), poison), kept_as)
+    v_cache = k_cache.clone()
     # The table is wider than any sequence needs, as the engine's is.
     table = torch.zeros(len(lengths), max(needed) + 2, dtype=torch.int32)
     keys, values = [], []
@@ -44,9 +56,10 @@ def make_cache(
         blocks = [order.pop() for _ in range(needed[sequence])]
         table[sequence, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
         slots = [blocks[at // block] * block + at % block for at in range(length)]
-        keys.append(torch.randn(length, kv_heads, dim, generator=generator).to(dtype))
-        values.append(torch.randn(length, kv_heads, dim, generator=generator).to(dtype))
-        k_cache[slots], v_cache[slots] = keys[-1], values[-1]
+        for cache, plain in ((k_cache, keys), (v_cache, values)):
+            rows = encode(torch.randn(length, kv_heads, dim, generator=generator).to(dtype), kept_as)
+            cache[slots] = rows
+            plain.append(decode(rows, torch.float32))
     return Paged(keys, values, k_cache, v_cache, table)
 
 
@@ -72,6 +85,7 @@ SHAPES = {
     "block": st.sampled_from([1, 2, 3, 4, 16, 32]),
     "window": st.sampled_from([0, 0, 1, 2, 5, 33, 1000]),
     "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
+    "kept_as": st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int8]),
     "seed": st.integers(0, 999),
 }
 
@@ -80,6 +94,7 @@ SHAPES = {
 @settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4), strided=st.booleans(), **SHAPES)
 def test_row_attention(
+    kernels: str,
     op: str,
     lengths: list[int],
     strided: bool,
@@ -89,11 +104,12 @@ def test_row_attention(
     block: int,
     window: int,
     dtype: torch.dtype,
+    kept_as: torch.dtype,
     seed: int,
 ) -> None:
     with torch.inference_mode():
         heads, scale = kv_heads * group, dim**-0.5
-        cache = make_cache(lengths, kv_heads, dim, block, dtype, seed, poison=float("nan"))
+        cache = make_cache(lengths, kv_heads, dim, block, dtype, seed, float("nan"), kept_as)
         # Every sequence's last row and one from its middle, sequences out of order.
         rows = [(s, at) for s, n in enumerate(lengths) for at in sorted({n - 1, n // 2})][::-1]
         wide = torch.randn(len(rows), heads + 2, dim, generator=torch.Generator().manual_seed(seed)).to(dtype)
@@ -117,9 +133,12 @@ def test_row_attention(
         torch.testing.assert_close(out.double(), expected, **TOLERANCE[dtype])
 
 
-@settings(max_examples=80)
+@pytest.mark.parametrize("op", sorted(CHUNK_OPS))
+@settings(max_examples=60)
 @given(start=st.integers(0, 70), rows=st.integers(1, 40), strided=st.booleans(), **SHAPES)
 def test_chunk_attention(
+    kernels: str,
+    op: str,
     start: int,
     rows: int,
     strided: bool,
@@ -129,17 +148,18 @@ def test_chunk_attention(
     block: int,
     window: int,
     dtype: torch.dtype,
+    kept_as: torch.dtype,
     seed: int,
 ) -> None:
     with torch.inference_mode():
         heads, scale = kv_heads * group, dim**-0.5
-        cache = make_cache([start + rows], kv_heads, dim, block, dtype, seed, poison=float("nan"))
+        cache = make_cache([start + rows], kv_heads, dim, block, dtype, seed, float("nan"), kept_as)
         blocks = cache.table[0].clone()
         if window:  # Blocks before the window may have been given away: they point at the null block.
             blocks[: max(0, start + 1 - window) // block] = 0
         wide = torch.randn(rows, heads + 2, dim, generator=torch.Generator().manual_seed(seed)).to(dtype)
         q = wide[:, :heads] if strided else wide[:, :heads].contiguous()
-        out = chunk_attention(q, cache.k_cache, cache.v_cache, blocks, start, block, window, scale)
+        out = CHUNK_OPS[op](q, cache.k_cache, cache.v_cache, blocks, start, block, window, scale)
         expected = torch.stack(
             [plain_attention(q[i], cache.keys[0], cache.values[0], start + i, window, scale) for i in range(rows)]
         )
@@ -205,3 +225,42 @@ def test_causal_mask(start: int, rows: int, before: int, window: int) -> None:
         for j in range(start + rows - key_start):
             query, key = start + i, key_start + j
             assert bool(mask[i, j]) == (key <= query and (not window or query - key < window))
+
+
+@pytest.mark.parametrize("kept_as", [torch.float32, torch.float16, torch.int8])
+@pytest.mark.parametrize("where", ["keys", "values"])
+def test_no_number_comes_of_what_is_none(kernels: str, where: str, kept_as: torch.dtype) -> None:
+    """A NaN that is seen is not taken for a key of no weight. Rows of the same piece that do not see it keep their
+    numbers if it is a key's; a value's gets in with a weight of 0, which does not silence it."""
+    cache = make_cache([40], 1, 16, 4, torch.float32, 8, 0.0, kept_as)
+    slot = int(cache.table[0, 20 // 4]) * 4 + 20 % 4
+    broken = cache.k_cache if where == "keys" else cache.v_cache
+    broken[slot] = encode(torch.full((1, 1, 16), float("nan")), kept_as)[0]
+    q = torch.randn(40, 2, 16)
+    blocks = cache.table[0].contiguous()
+    with torch.inference_mode():
+        out = chunk_attention(q, cache.k_cache, cache.v_cache, blocks, 0, 4, 0, 0.25)
+        alone = paged_attention(
+            q[[19, 39]],
+            cache.k_cache,
+            cache.v_cache,
+            cache.table,
+            torch.tensor([19, 39]),
+            torch.tensor([0, 0], dtype=torch.int32),
+            4,
+            0,
+            0.25,
+        )
+    assert where == "values" or out[:20].isfinite().all()
+    assert out[20:].isnan().all()
+    assert alone[0].isfinite().all()
+    assert alone[1].isnan().all()
+
+
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 40), st.integers(0, 99), st.sampled_from([1e-35, 1, 1e4]))
+def test_int8_rows_are_within_half_a_step(rows: int, heads: int, dim: int, seed: int, size: float) -> None:
+    x = torch.randn(rows, heads, dim, generator=torch.Generator().manual_seed(seed)) * size
+    kept = encode(x, torch.int8)
+    assert kept.shape == (rows, heads, dim + 4)
+    step = x.abs().amax(-1, keepdim=True) / 127
+    assert ((decode(kept, torch.float32) - x).abs() <= step * 0.5001 + 1e-30).all()

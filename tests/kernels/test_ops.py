@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ostro.kernels.linear import linear
 from ostro.kernels.linear import reference as linear_reference
+from ostro.kernels.paged_attention.cache_rows import decode, encode
 from ostro.kernels.rms_norm import add_rms_norm, rms_norm
 from ostro.kernels.rms_norm import reference as norm_reference
 from ostro.kernels.rope_write import reference as rope_reference
@@ -184,14 +185,23 @@ def test_rotation_in_plain_numbers() -> None:
     assert not k_cache[0].any()
 
 
-def test_rope_write_into_a_cache_of_another_type() -> None:
-    qkv = random(3, 4 * 8, dtype=torch.float32, seed=1)
-    cos, sin = torch.ones(3, 4), torch.zeros(3, 4)
-    k_cache, v_cache = torch.zeros(3, 1, 8), torch.zeros(3, 1, 8, dtype=torch.float64)
-    q = rope_write(qkv.clone(), cos, sin, None, torch.arange(3), k_cache, v_cache.float(), 2)
-    torch.testing.assert_close(q.flatten(1), qkv[:, :16])
-    with pytest.raises(RuntimeError):  # Refused, not written over the end.
-        rope_write(qkv.clone(), cos, sin, None, torch.arange(3), k_cache, v_cache, 2)
+@pytest.mark.parametrize("kept_as", [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float64])
+@pytest.mark.parametrize("size", [1.0, 1e-7, 1e5, 0.0, float("nan")])
+def test_rope_write_into_a_cache_of_another_type(kept_as: torch.dtype, size: float) -> None:
+    """Rounded once, to the nearest number that the cache can hold; nothing is written beside the rows."""
+    qkv = random(50, 4 * 8, dtype=torch.float32, seed=1, scale=size)
+    cos, sin = torch.ones(50, 4), torch.zeros(50, 4)
+    empty = encode(torch.full((60, 1, 8), 7.0), kept_as)
+    k_cache, v_cache = empty.clone(), empty.clone()
+    slots = torch.randperm(60)[:50]
+    q = rope_write(qkv.clone(), cos, sin, None, slots, k_cache, v_cache, 2)
+    torch.testing.assert_close(q.flatten(1), qkv[:, :16], equal_nan=True)
+    for cache, x in ((k_cache, qkv[:, 16:24]), (v_cache, qkv[:, 24:])):
+        expected = decode(encode(x.view(50, 1, 8), kept_as), torch.float64)
+        torch.testing.assert_close(decode(cache[slots], torch.float64), expected, rtol=0, atol=0, equal_nan=True)
+        others = torch.ones(60, dtype=torch.bool)
+        others[slots] = False
+        assert torch.equal(cache[others], empty[others])
 
 
 @settings(max_examples=60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,14 +20,6 @@ CHOICES = [] if native is None else native.packed_choices()
 schemes = st.builds(Scheme, st.sampled_from([4, 8]), st.sampled_from([0, 32, 64, 128]), st.booleans())
 # Activations are the same int8 codes on both sides; what differs is the order of a float32 sum, and one rounding.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-7}
-
-
-@pytest.fixture(params=CHOICES, scope="module")
-def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = native.packed_kernels()
-    assert native.choose_packed(request.param)
-    yield request.param
-    native.choose_packed(before)
 
 
 @st.composite

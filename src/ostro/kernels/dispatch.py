@@ -36,6 +36,9 @@ NATIVE_DTYPES: dict[torch.dtype, Any] = (
     {} if native is None else {torch.float32: native.DType.f32, torch.bfloat16: native.DType.bf16}
 )
 
+# How the KV cache may hold numbers, as native code calls it.
+KV_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+
 OPS = ("rms_norm", "silu_mul", "rope_write", "paged_attention")
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ostro.kernels.paged_attention.cache_rows import decode
+
 
 def gathered_attention(
     q_THD: torch.Tensor,
-    k_cache_SKD: torch.Tensor,
-    v_cache_SKD: torch.Tensor,
+    k_cache_SKR: torch.Tensor,
+    v_cache_SKR: torch.Tensor,
     block_table_NB: torch.Tensor,
     positions_T: torch.Tensor,
     row_sequence_T: torch.Tensor,
@@ -19,11 +21,11 @@ def gathered_attention(
     scale: float,
 ) -> torch.Tensor:
     rows, heads, head_dim = q_THD.shape
-    kv_heads = k_cache_SKD.shape[1]
-    paged = (-1, block_size, kv_heads, head_dim)
+    kv_heads = k_cache_SKR.shape[1]
+    paged = (-1, block_size, *k_cache_SKR.shape[1:])
     blocks_TB = block_table_NB[row_sequence_T.long()].long()
-    k_TKCD = k_cache_SKD.view(paged)[blocks_TB].flatten(1, 2).transpose(1, 2)
-    v_TKCD = v_cache_SKD.view(paged)[blocks_TB].flatten(1, 2).transpose(1, 2)
+    k_TKCD = decode(k_cache_SKR.view(paged)[blocks_TB].flatten(1, 2).transpose(1, 2), q_THD.dtype)
+    v_TKCD = decode(v_cache_SKR.view(paged)[blocks_TB].flatten(1, 2).transpose(1, 2), q_THD.dtype)
     at_1C = torch.arange(k_TKCD.shape[2], device=q_THD.device)[None, :]
     mask_TC = at_1C <= positions_T[:, None]
     if window:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ostro.kernels.dispatch import NATIVE_DTYPES, native, use_native
+from ostro.kernels.dispatch import KV_TYPES, NATIVE_DTYPES, native, use_native
+from ostro.kernels.paged_attention.cache_rows import encode, head_dim_of
 from ostro.kernels.rope_write import reference
 
 
@@ -14,18 +15,19 @@ def rope_write(
     sin_Td: torch.Tensor,
     q_scale_T: torch.Tensor | None,
     slots_T: torch.Tensor,
-    k_cache_SKD: torch.Tensor,
-    v_cache_SKD: torch.Tensor,
+    k_cache_SKR: torch.Tensor,
+    v_cache_SKR: torch.Tensor,
     heads: int,
 ) -> torch.Tensor:
     """Rotate and store one layer's projections.
 
     qkv [T, (H + 2K) * D] (may be overwritten), cos and sin [T, D/2] float32, q_scale [T] float32 or None,
-    slots [T] int64 rows of the caches [S, K, D], which are written. Returns rotated, scaled q as [T, H, D],
-    a view that may be strided by qkv's row.
+    slots [T] int64 rows of the caches [S, K, R], which are written in the caches' type. Returns rotated, scaled q as
+    [T, H, D], a view that may be strided by qkv's row.
     """
-    kv_heads, head_dim = k_cache_SKD.shape[1:]
-    if use_native(qkv_TE, k_cache_SKD, v_cache_SKD) and qkv_TE.is_contiguous():
+    kv_heads, head_dim = k_cache_SKR.shape[1], head_dim_of(k_cache_SKR)
+    one_type = k_cache_SKR.dtype == v_cache_SKR.dtype
+    if use_native(qkv_TE) and one_type and k_cache_SKR.dtype in KV_TYPES and qkv_TE.is_contiguous():
         assert slots_T.dtype == torch.int64
         assert cos_Td.is_contiguous()
         assert sin_Td.is_contiguous()
@@ -36,8 +38,9 @@ def rope_write(
             sin_Td.data_ptr(),
             0 if q_scale_T is None else q_scale_T.data_ptr(),
             slots_T.data_ptr(),
-            k_cache_SKD.data_ptr(),
-            v_cache_SKD.data_ptr(),
+            k_cache_SKR.data_ptr(),
+            v_cache_SKR.data_ptr(),
+            KV_TYPES[k_cache_SKR.dtype],
             qkv_TE.shape[0],
             heads,
             kv_heads,
@@ -45,6 +48,6 @@ def rope_write(
         )
         return qkv_TE.view(-1, heads + 2 * kv_heads, head_dim)[:, :heads]
     q_THD, k_TKD, v_TKD = reference.split_rotate(qkv_TE, cos_Td, sin_Td, q_scale_T, heads, kv_heads)
-    k_cache_SKD[slots_T] = k_TKD
-    v_cache_SKD[slots_T] = v_TKD
+    k_cache_SKR[slots_T] = encode(k_TKD, k_cache_SKR.dtype)
+    v_cache_SKR[slots_T] = encode(v_TKD, v_cache_SKR.dtype)
     return q_THD

@@ -1,0 +1,11 @@
+#include <immintrin.h>
+
+#define OSTRO_WIDTH 8
+#define OSTRO_VECTORS 4
+#define OSTRO_KEYS 2
+#define OSTRO_DIMS 2
+#include "attention_body.h"
+
+namespace ostro {
+const AttentionKernels kAttentionAvx2 = {one_token, many_tokens, kRows};
+}
