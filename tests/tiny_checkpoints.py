@@ -86,6 +86,8 @@ MAKERS: dict[str, Any] = {
     "mistral-v0.1": lambda: _mistral(sliding_window=16),
     "mistral-v0.3": lambda: _mistral(rope_theta=1e6),
     "mistral-nemo": lambda: _mistral(head_dim=20, rope_theta=1e6),
+    # Rows of whole blocks of 32, as quantised formats want them.
+    "mistral-blocks": lambda: _mistral(hidden_size=64, intermediate_size=128, head_dim=16),
     "mistral-tied": lambda: _mistral(tie_word_embeddings=True),
     "ministral": _ministral,
     "ministral3": lambda: _ministral3(),

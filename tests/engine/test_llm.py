@@ -139,7 +139,7 @@ def test_a_folder_without_tokenizer_takes_token_ids(tmp_path: Path) -> None:
 def test_unknown_models_and_options() -> None:
     with pytest.raises(ModelNotFoundError, match="nothing-like-this"):
         LLM("nothing-like-this")
-    with pytest.raises(InvalidRequestError, match="GGUF"):
+    with pytest.raises(ModelNotFoundError, match=r"file\.gguf"):
         LLM("file.gguf")
 
 

@@ -44,7 +44,7 @@ def own_name(model: str) -> str:
 
 def _split(text: str) -> tuple[str, str]:
     name, equals, what = text.partition("=")
-    if not equals or Path(text).expanduser().is_dir():
+    if not equals or Path(text).expanduser().exists():
         return "", text
     if not name or not what:
         raise typer.BadParameter(f"{text!r} is not NAME=MODEL, such as chat=mistral-7b-v0.3.")

@@ -10,6 +10,7 @@ from ostro.core.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+KVDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,6 +19,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: a checkpoint folder. name: what it is served as.
     max_model_len: most tokens of a sequence; None means the model's own context, or less where the KV cache
         cannot hold it.
+    kv_dtype: what the KV cache holds; "auto" is the type of the activations, and float16 on a CPU where weights are
+        quantised. int8 has a scale a head and token.
     kv_memory: bytes for the KV cache; None sizes it for max_num_seqs sequences within a quarter of free memory.
     block_size: tokens in a KV block. max_num_seqs: sequences in a batch.
     max_batch_tokens: token budget of a step; prefill is cut into chunks to fit it.
@@ -33,6 +36,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device: Device = "auto"
     dtype: DType = "auto"
     max_model_len: int | None = None
+    kv_dtype: KVDType = "auto"
     kv_memory: int | None = None
     block_size: int = 16
     max_num_seqs: int = 64
@@ -57,7 +61,11 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ConfigError(f"speculate must be between 0 and 16, not {self.speculate}.", param="speculate")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads must be at least 1, not {self.threads}.", param="threads")
-        for field, allowed in (("device", get_args(Device)), ("dtype", get_args(DType))):
+        for field, allowed in (
+            ("device", get_args(Device)),
+            ("dtype", get_args(DType)),
+            ("kv_dtype", get_args(KVDType)),
+        ):
             if getattr(self, field) not in allowed:
                 raise ConfigError(
                     f"{field} must be one of {', '.join(allowed)}, not {getattr(self, field)!r}.", param=field

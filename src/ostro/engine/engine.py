@@ -24,7 +24,7 @@ from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEven
 from ostro.engine.block_manager import BlockManager
 from ostro.engine.constraints import Grammars
 from ostro.engine.counters import Counters
-from ostro.engine.kv_cache import CacheLayout, KVCache
+from ostro.engine.kv_cache import CacheLayout, KVCache, pick_kv_dtype
 from ostro.engine.plan import BatchPlan, RowResult
 from ostro.engine.runner import Runner
 from ostro.engine.scheduler import Scheduler
@@ -57,11 +57,12 @@ class Engine:
         tokenizer_folder: Path | None = None,
     ) -> None:
         layout = CacheLayout.of(model.attention_specs(), options.block_size)
-        size = size_cache(options, model.config, layout, model.dtype, model.device)
+        kv_dtype = pick_kv_dtype(options, model.dtype, model.quantised)
+        size = size_cache(options, model.config, layout, kv_dtype, model.device)
         self.options = options
         self.blocks = BlockManager(layout.windows, size.num_blocks, options.block_size, options.prefix_caching)
         self.scheduler = Scheduler(options, self.blocks)
-        cache = KVCache(layout, size.num_blocks, model.dtype, model.device)
+        cache = KVCache(layout, size.num_blocks, kv_dtype, model.device)
         self._grammars = _grammars(tokenizer_folder, model)
         self.runner = Runner(model, cache, options.max_num_seqs, options.max_batch_tokens, size.context, self._grammars)
         self.card = _card(model, options, size.context, size.num_blocks, load_seconds)

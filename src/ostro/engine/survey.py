@@ -6,6 +6,7 @@ In a process of its own, because a server that is to be told never imports PyTor
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,16 @@ import torch
 
 from ostro.core.errors import CheckpointError, OstroError
 from ostro.core.footprint import Footprint, Survey
+from ostro.core.gguf import read_header
 from ostro.core.options import EngineOptions
 from ostro.engine.engine import pick_device, pick_dtype
+from ostro.engine.kv_cache import pick_kv_dtype
 from ostro.engine.sizing import free_memory, typical_memory
+from ostro.kernels.paged_attention.cache_rows import row_size
 from ostro.link.messages import WireError
 from ostro.models.config import DecoderConfig
 from ostro.weights.folder import CheckpointFolder, open_folder
+from ostro.weights.gguf_blocks import DENSE, scheme_of
 from ostro.weights.safetensors_file import SafetensorsFile
 
 # An engine process before its model: PyTorch, the buffers of a batch; on a GPU the driver's context too.
@@ -47,13 +52,15 @@ def survey(models: Sequence[EngineOptions], budget: int | None = None) -> Survey
 def _footprint(options: EngineOptions, device: torch.device, budget: int) -> Footprint:
     folder = open_folder(Path(options.model))
     dtype = pick_dtype(options, device)
-    kv_dtype = dtype or getattr(torch, folder.config.dtype or "bfloat16")
+    weights, quantised = _weight_bytes(folder, dtype)
+    activations = dtype or (torch.float32 if quantised else getattr(torch, folder.config.dtype or "bfloat16"))
+    kv_dtype = pick_kv_dtype(options, activations, quantised)
     kv = options.kv_memory or _kv_memory(options, folder.config, kv_dtype, budget)
-    return Footprint(weights=_weight_bytes(folder, dtype), kv=kv, overhead=_OVERHEAD[device.type])
+    return Footprint(weights=weights, kv=kv, overhead=_OVERHEAD[device.type])
 
 
 def _kv_memory(options: EngineOptions, config: DecoderConfig, dtype: torch.dtype, budget: int) -> int:
-    per_token = config.num_layers * 2 * config.num_kv_heads * config.head_dim * dtype.itemsize
+    per_token = config.num_layers * 2 * config.num_kv_heads * row_size(config.head_dim, dtype) * dtype.itemsize
     block_bytes = per_token * options.block_size
     longest = min(options.max_model_len or config.max_position_embeddings, config.max_position_embeddings)
     memory = min(typical_memory(options, longest, block_bytes), int(budget * _KV_SHARE))
@@ -62,22 +69,37 @@ def _kv_memory(options: EngineOptions, config: DecoderConfig, dtype: torch.dtype
     return max(memory, least)
 
 
-def _weight_bytes(folder: CheckpointFolder, dtype: torch.dtype | None) -> int:
-    """Bytes of all tensors in the type that they are loaded in; quantised ones are loaded as bfloat16.
+def _weight_bytes(folder: CheckpointFolder, dtype: torch.dtype | None) -> tuple[int, bool]:
+    """Bytes of all tensors in the type that they are loaded in, and whether some are integers.
 
-    An upper bound: a checkpoint may hold parts that are not loaded.
+    FP8 is loaded as bfloat16. An upper bound: a checkpoint may hold parts that are not loaded.
     """
+    if folder.layout == "gguf":
+        return _gguf_bytes(folder.path)
     loaded_as = dtype or (torch.bfloat16 if folder.quantization else None)
-    total = 0
+    total, quantised = 0, False
     for path in folder.files:
         try:
             with SafetensorsFile(path) as file:
                 for entry in file.tensors.values():
-                    held = loaded_as if loaded_as is not None and entry.dtype.is_floating_point else entry.dtype
+                    floating = entry.dtype.is_floating_point
+                    held = loaded_as if loaded_as is not None and floating else entry.dtype
                     total += entry.size // entry.dtype.itemsize * held.itemsize
+                    quantised |= not floating
         except CheckpointError:
             total += path.stat().st_size  # Loading it will tell what is wrong with it.
-    return total
+    return total, quantised
+
+
+def _gguf_bytes(path: Path) -> tuple[int, bool]:
+    total, quantised = 0.0, False
+    for entry in read_header(path).tensors.values():
+        weights = math.prod(entry.shape)
+        if entry.type in DENSE:
+            total += weights * 4
+        elif (scheme := scheme_of(entry.type)) is not None:  # Loading it will tell what is wrong with other types.
+            total, quantised = total + weights * scheme.bits_per_weight / 8, True
+    return int(total), quantised
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -200,3 +200,9 @@ _FORMATS = {
     "Q5_K": _Format(Scheme(8, GROUP, shifted=True), _q5_k),
     "Q6_K": _Format(Scheme(8, GROUP), _q6_k),
 }
+
+
+def scheme_of(kind: str) -> Scheme | None:
+    """How tensors of a ggml type are held once they are read; None for types that are not read as codes."""
+    found = _FORMATS.get(kind)
+    return None if found is None else found.scheme

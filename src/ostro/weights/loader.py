@@ -11,7 +11,8 @@ import torch
 
 from ostro.core.errors import CheckpointError, ConfigError
 from ostro.kernels.packed_linear.layout import Codes, Packed, pack, unpack
-from ostro.models.layers.decoder import Decoder
+from ostro.models.layers.decoder import Decoder, Embedding
+from ostro.models.layers.linear import Linear
 from ostro.models.names import Binding, NamesTable
 from ostro.weights.checkpoint import Checkpoint, WeightInfo
 from ostro.weights.folder import CheckpointFolder, open_folder
@@ -84,10 +85,12 @@ class _Filling:
         self._wanted = [b for b in table.bindings if b.target != "head" or model.head is not None]
         self._info = {b.source: info for b in table.bindings if (info := checkpoint.info(b.source)) is not None}
         # Shapes are taken now: a layer that is emptied does not know its parts' any more.
-        self._shapes = {b.source: tuple(self._module(b).part(b.part).shape) for b in self._wanted}
+        self._shapes = {b.source: self._shape(b) for b in self._wanted}
         self.quantised = {b.target for b in self._wanted if b.source in self._info and self._becomes_codes(b)}
         for target in self.quantised:
-            model.get_submodule(target).empty()  # type: ignore[operator]  # a layer or the embedding
+            layer = model.get_submodule(target)
+            assert isinstance(layer, Linear | Embedding)
+            layer.empty()
         self._parts: dict[str, dict[str, Packed | torch.Tensor]] = {target: {} for target in self.quantised}
 
     def dtype(self) -> torch.dtype:
@@ -125,6 +128,9 @@ class _Filling:
         if self._model.head is None and self._table.head in self._info:
             self._check_tied()
         self._check_left()
+
+    def _shape(self, binding: Binding) -> tuple[int, ...]:
+        return tuple(self._module(binding).part(binding.part).shape)  # type: ignore[operator]  # has part()
 
     def _module(self, binding: Binding) -> torch.nn.Module:
         return self._model.get_submodule(binding.target)

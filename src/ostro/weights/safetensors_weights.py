@@ -97,11 +97,9 @@ class SafetensorsWeights(Checkpoint):
         """The tensors that a quantised weight is made of; none where it is not quantised."""
         return set() if self._reader is None else set(self._reader.parts(name)) & self._stored.keys()
 
-    def _read(self, name: str) -> torch.Tensor:
+    def _read(self, name: str) -> torch.Tensor | None:
         stored = self._stored.get(name)
-        if stored is None:
-            raise CheckpointError(f"{self.origin} lacks the tensor '{name}'; download it again.")
-        return stored.file.read(stored.entry)
+        return None if stored is None else stored.file.read(stored.entry)
 
     def _check_type(self, name: str, stored: _Stored) -> None:
         if not stored.entry.dtype.is_floating_point:
@@ -119,7 +117,9 @@ class SafetensorsWeights(Checkpoint):
                 f"{stored.file.path.name}: '{stem}.weight' is FP8, but its scale is missing (looked for "
                 f"{', '.join(stem + suffix for suffix in WEIGHT_SCALES)})."
             )
-        scale = self._read(scale_name).float()
+        scale_tensor = self._read(scale_name)
+        assert scale_tensor is not None
+        scale = scale_tensor.float()
         if scale.numel() != 1:
             raise CheckpointError(
                 f"{stored.file.path.name}: '{scale_name}' has the shape {list(scale.shape)}; only per-tensor scales "

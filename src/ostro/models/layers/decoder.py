@@ -170,6 +170,12 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.norm.weight.device
 
+    @property
+    def quantised(self) -> bool:
+        """Whether any matrix is held as integers."""
+        layers = (module for module in self.modules() if isinstance(module, Linear | Embedding))
+        return any(isinstance(layer.format, Quantised) for layer in layers)
+
     def size(self) -> tuple[int, int]:
         """How many weights there are, and how many bytes they take."""
         counts = [module.format.size() for module in self.modules() if isinstance(module, Linear | Embedding)]
