@@ -40,12 +40,18 @@ struct Rows {
     }
 };
 
+// Kept by each thread: clearing them anew would cost more than the attention of a short sequence.
 struct Buffers {
-    explicit Buffers(const AttentionShape &shape, int64_t rows)
-        : q(static_cast<size_t>(rows * shape.head_dim)),
-          out(q.size()),
-          scratch(static_cast<size_t>(attention_scratch(shape, rows))) {}
     std::vector<float> q, out, scratch;
+
+    static Buffers &of(const AttentionShape &shape, int64_t rows) {
+        static thread_local Buffers buffers;
+        const size_t size = static_cast<size_t>(rows * shape.head_dim);
+        const size_t scratch = static_cast<size_t>(attention_scratch(shape, rows));
+        if (buffers.q.size() < size) buffers.q.resize(size), buffers.out.resize(size);
+        if (buffers.scratch.size() < scratch) buffers.scratch.resize(scratch);
+        return buffers;
+    }
 };
 
 }  // namespace
@@ -65,7 +71,7 @@ void paged_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, 
     if (window > 0) longest = std::min(longest, window);
     const int64_t cost = (longest + 1) * (shape.group() + 1) * head_dim / 16 + 1;
     parallel_for(rows * kv_heads, cost, [&](int64_t begin, int64_t end) {
-        Buffers buffers(shape, std::max(shape.group(), kernels.max_rows));
+        Buffers &buffers = Buffers::of(shape, std::max(shape.group(), kernels.max_rows));
         for (int64_t item = begin; item < end; ++item) {
             int64_t row = item / kv_heads, kv_head = item % kv_heads, head = kv_head * shape.group();
             CacheView cache{reinterpret_cast<const uint8_t *>(k_cache), reinterpret_cast<const uint8_t *>(v_cache),
@@ -89,7 +95,7 @@ void chunk_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, 
     const int64_t parts = (rows + each - 1) / each, seen = window > 0 ? std::min(window, start + rows) : start + rows;
     // Later parts see more: they are handed out one by one, the longest first.
     parallel_tasks(parts * kv_heads, seen * each * shape.group() * head_dim / 16 + 1, [&](auto &&next) {
-        Buffers buffers(shape, std::max(each * shape.group(), kernels.max_rows));
+        Buffers &buffers = Buffers::of(shape, std::max(each * shape.group(), kernels.max_rows));
         for (int64_t task = next(); task < parts * kv_heads; task = next()) {
             int64_t part = parts - 1 - task / kv_heads, kv_head = task % kv_heads, head = kv_head * shape.group();
             int64_t first = part * each, tokens = std::min(each, rows - first);

@@ -33,4 +33,8 @@ void chunk_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, 
                      int kv, uintptr_t blocks, int64_t start, int64_t rows, int64_t heads, int64_t kv_heads,
                      int64_t head_dim, int64_t block_size, int64_t window, float scale);
 
+// Bytes a second at which all threads together read memory, the best of three passes over `bytes`, which should be
+// many times the caches.
+double read_bandwidth(int64_t bytes);
+
 }  // namespace ostro

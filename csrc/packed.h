@@ -12,11 +12,14 @@ namespace ostro {
 constexpr int kPanel = 32;  // outputs of a panel
 constexpr int kBlock = 32;  // inputs that share an activation scale
 
-// One panel of a weight. shifts: nullptr where the format is symmetric.
+// One panel of a weight. shifts: nullptr where the format is symmetric. ahead: what will be read next, to be fetched
+// meanwhile, ahead_step bytes a block (a multiple of 64, 0 for none): a tile of several rows has time for that.
 struct Panel {
     const uint8_t *codes;
     const uint16_t *scales;
     const uint16_t *shifts;
+    const uint8_t *ahead;
+    int64_t ahead_step;
 };
 
 // Inputs of a panel: `blocks` of 32, `blocks_per_group` of them share a weight scale.

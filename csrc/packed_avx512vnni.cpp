@@ -36,6 +36,9 @@ static inline __attribute__((always_inline)) void tile(const Panel &panel, Depth
             ++group;
         }
         --left;
+        if (kRows > 1)
+            for (int64_t at = 0; at < panel.ahead_step; at += 64)
+                _mm_prefetch(reinterpret_cast<const char *>(panel.ahead + b * panel.ahead_step + at), _MM_HINT_T1);
         __m512i dot[kRows][2];
         for (int r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = _mm512_set1_epi32(x.start[r * x.block_stride + b]);
         const int8_t *xb = x.codes + b * kBlock;

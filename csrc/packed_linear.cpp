@@ -123,7 +123,7 @@ int64_t groups_of(const Segment &segment, int64_t inputs) {
 Panel panel_of(const Segment &segment, int64_t index, int64_t inputs, int64_t blocks) {
     int64_t at = index * groups_of(segment, inputs) * kPanel;
     return {segment.codes + index * panel_bytes(segment, blocks), segment.scales + at,
-            segment.shifts ? segment.shifts + at : nullptr};
+            segment.shifts ? segment.shifts + at : nullptr, nullptr, 0};
 }
 
 Depth depth_of(const Segment &segment, int64_t blocks) {
@@ -151,6 +151,8 @@ void write_rows(DType dtype, void *out, int64_t stride, int64_t row, int64_t col
 }
 
 constexpr int kMostRows = 8;
+// With more rows than these tiles have, multiplying takes so long that fetching does not show.
+constexpr int64_t kTilesThatFetch = 24;
 // Rows that stay in the second-level cache while panels pass by.
 constexpr int64_t kRowBytes = 256 * 1024;
 
@@ -227,13 +229,18 @@ void PackedLinear::run(DType dtype, void *out, uintptr_t x, int64_t x_stride, in
                     while (panel >= begins[s + 1]) ++s;
                     const Segment &segment = segments_[first + s];
                     const int64_t index = panel - begins[s];
-                    const Panel weights = panel_of(segment, index, inputs, blocks);
+                    Panel weights = panel_of(segment, index, inputs, blocks);
                     const int64_t count = std::min<int64_t>(kPanel, segment.outputs - index * kPanel);
                     // Tiles of as equal a height as can be.
                     int64_t tiles = (row1 - row0 + kernels.max_rows - 1) / kernels.max_rows;
+                    // The next panel is fetched in as many parts; what was multiplied before is in the cache already.
+                    const int64_t share = (panel_bytes(segment, 1) / tiles + 63) / 64 * 64;
+                    const bool fetch = row0 == 0 && panel + 1 < end && tiles <= kTilesThatFetch;
+                    const uint8_t *following = weights.codes + panel_bytes(segment, blocks);
                     for (int64_t t = 0; t < tiles; ++t) {
                         int64_t row = row0 + (row1 - row0) * t / tiles, next = row0 + (row1 - row0) * (t + 1) / tiles;
                         int high = static_cast<int>(next - row);
+                        if (fetch) weights.ahead = following + t * share * blocks, weights.ahead_step = share;
                         Activations part{space.codes.data() + row * layout.code_stride,
                                          space.scale.data() + row * layout.block_stride,
                                          space.sum.data() + row * layout.block_stride,
@@ -244,8 +251,13 @@ void PackedLinear::run(DType dtype, void *out, uintptr_t x, int64_t x_stride, in
                                                                             high, tile);
                         if (gated) {
                             const Segment &second = segments_[1];
-                            (second.bits == 4 ? kernels.tile4 : kernels.tile8)(
-                                panel_of(second, index, inputs, blocks), depth_of(second, blocks), part, high, other);
+                            Panel beside = panel_of(second, index, inputs, blocks);
+                            if (fetch) {
+                                beside.ahead = beside.codes + panel_bytes(second, blocks) + t * share * blocks;
+                                beside.ahead_step = share;
+                            }
+                            (second.bits == 4 ? kernels.tile4 : kernels.tile8)(beside, depth_of(second, blocks), part,
+                                                                              high, other);
                             for (int r = 0; r < high; ++r) silu_times(tile + r * kPanel, other + r * kPanel);
                         }
                         write_rows(dtype, out, width, row, columns[s] + index * kPanel, tile, high, count);

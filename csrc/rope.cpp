@@ -105,7 +105,8 @@ void rope_write(DType dtype, uintptr_t qkv, uintptr_t cos, uintptr_t sin, uintpt
                       reinterpret_cast<uint8_t *>(v_cache),
                       {heads, kv_heads, head_dim, 1, 0, 1.0f, static_cast<KVType>(kv)}};
     parallel_for(rows, (heads + 2 * kv_heads) * head_dim / 2, [&](int64_t begin, int64_t end) {
-        std::vector<float> row(static_cast<size_t>(head_dim));
+        static thread_local std::vector<float> row;
+        if (row.size() < static_cast<size_t>(head_dim)) row.resize(static_cast<size_t>(head_dim));
         if (dtype == DType::f32)
             rope_f32(reinterpret_cast<float *>(qkv), layer, begin, end, row.data());
         else

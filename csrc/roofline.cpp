@@ -1,0 +1,46 @@
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "common.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace ostro {
+namespace {
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+OSTRO_CLONES uint64_t sum_words(const uint64_t *words, int64_t begin, int64_t end) {
+    uint64_t sum = 0;
+    for (int64_t i = begin; i < end; ++i) sum += words[i];
+    return sum;
+}
+
+}  // namespace
+
+double read_bandwidth(int64_t bytes) {
+    static uint64_t *words = nullptr;
+    static int64_t size = 0;
+    if (size < bytes) {
+        std::free(words);
+        words = static_cast<uint64_t *>(std::aligned_alloc(4096, static_cast<size_t>((bytes + 4095) / 4096 * 4096)));
+        size = words ? bytes : 0;
+        if (!words) return 0.0;
+        std::memset(words, 1, static_cast<size_t>(bytes));
+    }
+    double best = 0.0;
+    for (int round = 0; round < 3; ++round) {
+        std::atomic<uint64_t> total{0};
+        double started = now();
+        parallel_for(bytes / 8, 1, [&](int64_t begin, int64_t end) { total += sum_words(words, begin, end); });
+        double rate = static_cast<double>(bytes) / (now() - started);
+        if (total.load() && rate > best) best = rate;
+    }
+    return best;
+}
+
+}  // namespace ostro
