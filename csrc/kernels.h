@@ -37,4 +37,8 @@ void chunk_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, 
 // many times the caches.
 double read_bandwidth(int64_t bytes);
 
+// Multiplications and additions a second that all threads together do on registers, with the instruction that products
+// with 4-bit weights use; 0 where that is not known.
+double multiply_rate();
+
 }  // namespace ostro

@@ -42,6 +42,7 @@ NB_MODULE(_native, m) {
         .def("gated", &ostro::PackedLinear::gated, release())
         .def("lookup", &ostro::PackedLinear::lookup, release());
     m.def("read_bandwidth", &ostro::read_bandwidth, release());
+    m.def("multiply_rate", &ostro::multiply_rate, release());
     m.def("pack_codes", &ostro::pack_codes, release());
     m.def("packed_kernels", [] { return std::string(ostro::packed_kernels().name); });
     m.def("packed_choices", &ostro::packed_choices);

@@ -52,6 +52,7 @@ struct PackedKernels {
     int max_rows;
     bool signed8;  // tile8 reads codes as signed numbers, code - 128
     const AttentionKernels *attention;
+    int64_t (*multiply)(int64_t rounds);  // multiplies registers only; gives how many multiplications and additions
 };
 
 extern const PackedKernels kPackedPortable;

@@ -191,12 +191,26 @@ static void quantise(const float *x, int64_t blocks, int8_t *codes, float *scale
     }
 }
 
+static int64_t multiply(int64_t rounds) {
+    __m256i sum[12], codes = _mm256_set1_epi8(3), values = _mm256_set1_epi8(5), ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 12
+    for (int k = 0; k < 12; ++k) sum[k] = _mm256_setzero_si256();
+    for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+        for (int k = 0; k < 12; ++k) {
+            sum[k] = accumulate<4>(sum[k], codes, values, ones);
+            __asm__ volatile("" : "+x"(sum[k]), "+x"(values));  // or the product is made once
+        }
+    }
+    return rounds * 12 * 32 * 2;
+}
+
 }  // namespace
 
 #ifdef OSTRO_AVXVNNI
-const PackedKernels kPackedAvxVnni = {"avx-vnni", tile_any<4>, tile_any<8>, quantise, 4, false, &kAttentionAvx2};
+const PackedKernels kPackedAvxVnni = {"avx-vnni", tile_any<4>, tile_any<8>, quantise, 4, false, &kAttentionAvx2, multiply};
 #else
-const PackedKernels kPackedAvx2 = {"avx2", tile_any<4>, tile_any<8>, quantise, 4, true, &kAttentionAvx2};
+const PackedKernels kPackedAvx2 = {"avx2", tile_any<4>, tile_any<8>, quantise, 4, true, &kAttentionAvx2, multiply};
 #endif
 
 }  // namespace ostro

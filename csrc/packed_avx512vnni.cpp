@@ -133,8 +133,23 @@ static void quantise(const float *x, int64_t blocks, int8_t *codes, float *scale
     }
 }
 
+static int64_t multiply(int64_t rounds) {
+    __m512i sum[12], codes = _mm512_set1_epi8(3), values = _mm512_set1_epi8(5);
+#pragma GCC unroll 12
+    for (int k = 0; k < 12; ++k) sum[k] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+        for (int k = 0; k < 12; ++k) {
+            sum[k] = _mm512_dpbusd_epi32(sum[k], codes, values);
+            __asm__ volatile("" : "+v"(sum[k]));
+        }
+    }
+    return rounds * 12 * 64 * 2;
+}
+
 }  // namespace
 
-const PackedKernels kPackedAvx512Vnni = {"avx512-vnni", tile_any<4>, tile_any<8>, quantise, 6, false, &kAttentionAvx512};
+const PackedKernels kPackedAvx512Vnni = {"avx512-vnni", tile_any<4>, tile_any<8>, quantise, 6, false, &kAttentionAvx512,
+                                         multiply};
 
 }  // namespace ostro

@@ -90,6 +90,6 @@ static void tile(const Panel &panel, Depth depth, const Activations &x, int rows
 
 }  // namespace
 
-const PackedKernels kPackedNeonDot = {"neon-dotprod", tile<4>, tile<8>, quantise_plain, 4, true, &kAttentionPortable};
+const PackedKernels kPackedNeonDot = {"neon-dotprod", tile<4>, tile<8>, quantise_plain, 4, true, &kAttentionPortable, nullptr};
 
 }  // namespace ostro

@@ -76,6 +76,6 @@ void quantise_plain(const float *x, int64_t blocks, int8_t *codes, float *scale,
     }
 }
 
-const PackedKernels kPackedPortable = {"portable", tile<4>, tile<8>, quantise_plain, 4, false, &kAttentionPortable};
+const PackedKernels kPackedPortable = {"portable", tile<4>, tile<8>, quantise_plain, 4, false, &kAttentionPortable, nullptr};
 
 }  // namespace ostro

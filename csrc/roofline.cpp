@@ -5,6 +5,7 @@
 
 #include "common.h"
 #include "kernels.h"
+#include "packed_linear.h"
 #include "parallel.h"
 
 namespace ostro {
@@ -39,6 +40,22 @@ double read_bandwidth(int64_t bytes) {
         parallel_for(bytes / 8, 1, [&](int64_t begin, int64_t end) { total += sum_words(words, begin, end); });
         double rate = static_cast<double>(bytes) / (now() - started);
         if (total.load() && rate > best) best = rate;
+    }
+    return best;
+}
+
+double multiply_rate() {
+    const auto multiply = packed_kernels().multiply;
+    if (!multiply) return 0.0;
+    double best = 0.0;
+    for (int round = 0; round < 5; ++round) {
+        std::atomic<int64_t> operations{0};
+        double started = now();
+        parallel_for(pool_threads(), 1 << 30, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) operations += multiply(1 << 20);
+        });
+        double rate = static_cast<double>(operations.load()) / (now() - started);
+        best = rate > best ? rate : best;
     }
     return best;
 }

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ostro.cli.bench_kernels import bench_kernels
+
 if TYPE_CHECKING:
     from ostro.engine.llm import LLM
 
@@ -20,7 +22,11 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     model: Annotated[
-        str, typer.Argument(help="A checkpoint folder, or a name that `ostro models` lists.")
+        str,
+        typer.Argument(
+            help="A checkpoint folder, a GGUF file, a name that `ostro models` lists, or `kernels`, which measures the "
+            "native kernels beside what the machine can do at most."
+        ),
     ] = "ostro-nano",
     prompt: Annotated[int, typer.Option(min=1, help="Prompt length in tokens.")] = 128,
     new: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 64,
@@ -33,6 +39,9 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure prefill, decoding alone and decoding in a batch, in tokens per second."""
+    if model == "kernels":
+        bench_kernels(rounds=rounds, as_json=as_json)
+        return
     from ostro.engine.llm import LLM
 
     llm = LLM(model, device=device, dtype=dtype, kv_dtype=kv_dtype, threads=threads, prefix_caching=False)  # type: ignore[arg-type]

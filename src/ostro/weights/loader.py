@@ -18,6 +18,10 @@ from ostro.weights.checkpoint import Checkpoint, WeightInfo
 from ostro.weights.folder import CheckpointFolder, open_folder
 from ostro.weights.safetensors_weights import FP8
 
+# What transformers' older versions wrote, and is derived from the config; scales of a quantised KV cache, which ours
+# finds for each row.
+UNUSED = ("rotary_emb.inv_freq", ".k_scale", ".v_scale")
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -202,8 +206,7 @@ class _Filling:
         taken = {binding.source for binding in self._wanted} | {self._table.head}
         skipped = self._table.skipped_prefixes or ("\0",)
         left = {name for name in self._checkpoint.left(taken) if not name.startswith(skipped)}
-        # What only transformers' older versions wrote, and is derived from the config.
-        left = {name for name in left if not name.endswith("rotary_emb.inv_freq")}
+        left = {name for name in left if not name.endswith(UNUSED)}
         if left:
             shown = ", ".join(f"'{name}'" for name in sorted(left)[:3])
             raise CheckpointError(
