@@ -7,7 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from tests.tiny_checkpoints import Tiny, interleave
+
+from tiny_checkpoints import Tiny, interleave
 
 NAMES = {
     "input_layernorm": "attn_norm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import Any
 
 import jsonschema
@@ -148,6 +149,42 @@ def test_a_finished_grammar_ends_the_answer_whatever_min_tokens_says(llm: LLM) -
     one = SamplingParams(max_tokens=50, min_tokens=40, seed=1, constraint=constraints.regex("abc"))
     (output,) = llm.generate("x", one, progress=False)
     assert (output.text, output.finish_reason) == ("abc", "stop")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_behind_a_finished_grammar_are_no_answer(guessing: LLM, temperature: float) -> None:
+    """The sentence is drafted whole from the prompt; what is sampled behind its last token must not be taken."""
+    sentence = "the king of the world"
+    one = SamplingParams(
+        max_tokens=60, min_tokens=40, seed=3, temperature=temperature, constraint=constraints.regex(sentence)
+    )
+    (output,) = guessing.generate(f"{sentence} {sentence} {sentence} ", one, progress=False)
+    assert (output.text, output.finish_reason) == (sentence, "stop")
+
+
+def test_a_format_that_leaves_nothing_says_why(llm: LLM) -> None:
+    one = SamplingParams(max_tokens=9, min_tokens=2, constraint=constraints.regex(""))
+    with pytest.raises(InvalidRequestError, match=r"leaves no token .*min_tokens"):
+        llm.generate("x", one, progress=False)
+
+
+def test_many_formats_are_compiled_beside_the_steps(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, no running answer waits for a compilation."""
+    grammars = llm.engine._grammars
+    assert grammars is not None
+    threads: list[str] = []
+    compiling = grammars._compile
+
+    def compile_here(constraint: str) -> Any:
+        threads.append(threading.current_thread().name)
+        return compiling(constraint)
+
+    monkeypatch.setattr(grammars, "_compile", compile_here)
+    params = [SamplingParams(max_tokens=4, seed=i, constraint=constraints.regex(f"a{i}")) for i in range(330)]
+    outputs = llm.generate(["x"] * 330, params, progress=False)
+    assert [output.text for output in outputs[:3]] == ["a0", "a1", "a2"]
+    assert len(threads) >= 330
+    assert all(name.startswith("grammars") for name in threads)
 
 
 def test_logprobs_are_of_the_models_own_distribution(llm: LLM) -> None:

@@ -40,6 +40,34 @@ def greedy(**changes: object) -> SamplingParams:
     return SamplingParams(**{"temperature": 0, "max_tokens": 12, "ignore_eos": True, **changes})  # type: ignore[arg-type]
 
 
+def test_streams_and_batches_may_be_open_together(llm: LLM) -> None:
+    """Each gets its own answer, whoever makes the steps, and ends."""
+    prompts = [[5, 6, 7], [50, 60], [9] * 20]
+    params = greedy(max_tokens=20)
+    alone = [llm.generate([prompt], params)[0].text for prompt in prompts]
+    first, second = llm.stream(prompts[0], params), llm.stream(prompts[1], params)
+    pieces: dict[int, list[str]] = {0: [next(first)], 1: []}
+    pieces[1].append(next(second))
+    (vector_D,) = llm.embed([prompts[2]])
+    assert vector_D.shape == (48,)
+    assert [out.text for out in llm.generate(prompts, params)] == alone
+    pieces[0] += first
+    pieces[1] += second
+    assert "".join(pieces[0]) == alone[0]
+    assert "".join(pieces[1]) == alone[1]
+    assert not llm.engine.has_work
+    assert not llm._boxes
+
+
+def test_a_stream_that_nobody_reads_on_leaves_nothing(llm: LLM) -> None:
+    stream = llm.stream([5, 6, 7], greedy(max_tokens=20))
+    next(stream)
+    assert llm.engine.has_work
+    stream.close()
+    assert not llm.engine.has_work
+    assert not llm._boxes
+
+
 def test_texts_and_token_ids_mix_and_keep_their_order(llm: LLM) -> None:
     assert llm.tokenizer is not None
     ids = llm.tokenizer.encode("the river")

@@ -85,6 +85,24 @@ def drawn_at(logits: torch.Tensor, params: SamplingParams, draws: list[float]) -
         return sample(logits.expand(len(draws), -1), rows)[0]
 
 
+def test_what_has_no_probability_is_no_reason_to_sort_a_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grammar may leave fewer tokens than top_k asks for."""
+    counts: list[int] = []
+    best = sampler._best
+
+    def counted(probs_RV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        counts.append(count)
+        return best(probs_RV, count)
+
+    monkeypatch.setattr(sampler, "_best", counted)
+    probs = torch.zeros(1, 50_000)
+    probs[0, [7, 40_000]] = torch.tensor([0.25, 0.75])
+    kept, ids = sampler._kept(probs, [SamplingParams(temperature=1, top_k=20)])
+    assert counts == [sampler.FIRST_CANDIDATES]
+    assert ids[0, :2].tolist() == [40_000, 7]
+    assert kept[0].tolist() == [0.75, 0.25] + [0.0] * (kept.shape[1] - 2)
+
+
 def check_kept(logits: torch.Tensor, params: SamplingParams, most: int = 60) -> None:
     """Aim a draw at the middle of every kept token's share of the reference's distribution, and hit it.
 

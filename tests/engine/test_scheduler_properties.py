@@ -226,6 +226,21 @@ def test_no_block_is_leaked_or_shared_wrongly(
             assert done[name] in ("stop", "length")
 
 
+def test_cancelled_requests_do_not_pile_up_behind_full_slots() -> None:
+    engine = make_engine((0,), spare=8, slots=1, budget=8, speculate=0, caching=False)
+    params = SamplingParams(max_tokens=40, ignore_eos=True)
+    engine.add(EngineRequest(request_id="runs", prompt_token_ids=[1, 2, 3], params=params, seed=0))
+    engine.step()
+    for i in range(1000):
+        engine.add(EngineRequest(request_id=f"r{i}", prompt_token_ids=[1] * 10, params=params, seed=0))
+        engine.abort(f"r{i}")
+    assert engine.scheduler.num_waiting == 0
+    assert len(engine.scheduler._waiting) < 100
+    engine.add(EngineRequest(request_id="waits", prompt_token_ids=[1, 2], params=params, seed=0))
+    engine.abort("runs")
+    assert "waits" in {event.request_id for event in engine.step()}
+
+
 def make_engine(windows: tuple[int, ...], spare: int, slots: int, budget: int, speculate: int, caching: bool) -> Engine:
     """An engine whose cache holds one sequence of full length and `spare` blocks more."""
     decoder = model(windows)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests import tiny_checkpoints, tiny_gguf
 
+import tiny_checkpoints
+import tiny_gguf
 from ostro import LLM, SamplingParams
 from ostro.core.errors import CheckpointError, ConfigError
 from ostro.core.options import EngineOptions

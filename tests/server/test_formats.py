@@ -231,3 +231,15 @@ def test_hostile_formats_are_refused_while_others_go_on(real: Node, name: str) -
         assert len(error["message"]) < 1000
         assert "<state>" not in error["message"]
     assert real.chat("hello").status_code == 200
+
+
+def test_a_format_does_not_go_on_from_a_prefix(real: Node) -> None:
+    """Together they would be no valid document, so both are not taken."""
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": '{"a": ', "prefix": True}]
+    body = {"model": "ostro-nano", "messages": messages, "max_tokens": 9}
+    for fields in ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "regex", "regex": "a"}}):
+        answer = real.http.post("/v1/chat/completions", json={**body, **fields})
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"].startswith("response_format")
+        assert "prefix" in answer.json()["error"]["message"]
+    assert real.http.post("/v1/chat/completions", json=body).status_code == 200

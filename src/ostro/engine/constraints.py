@@ -6,6 +6,7 @@ a GPU's masks are computed in a thread too, while the model runs: they depend on
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,36 +71,52 @@ class Grammars:
     """Compiled grammars of one model.
 
     load_tokenizer: called once, in a thread, when the first grammar comes. eos_ids: the model's own, beside the
-    tokenizer's.
+    tokenizer's. kept: how many stay compiled, by latest use; enough that none is pushed out between its compilation
+    and its start.
     """
 
-    def __init__(self, load_tokenizer: LoadTokenizer, vocab_size: int, eos_ids: Collection[int] = ()) -> None:
+    def __init__(
+        self, load_tokenizer: LoadTokenizer, vocab_size: int, eos_ids: Collection[int] = (), kept: int = KEPT
+    ) -> None:
         self._load_tokenizer = load_tokenizer
+        self._kept = max(kept, KEPT)
         self._vocab_size = vocab_size
         self._eos_ids = set(eos_ids)
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._limits = parser_limits()
         self._matchers: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()  # of _matchers, which two threads use
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
 
     def compile(self, constraint: str) -> Future[None]:
         """Make the grammar ready. The future raises InvalidRequestError for one that cannot be."""
-        if constraint in self._matchers:
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-        return self._thread.submit(self._compile, constraint)
+        if self._known(constraint) is None:
+            return self._thread.submit(self._compile_once, constraint)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
     def matcher(self, constraint: str) -> llguidance.LLMatcher:
         """A matcher at the beginning of its grammar."""
-        known = self._matchers.get(constraint)
+        known = self._known(constraint)
         if known is None:  # pushed out by others since it was compiled, or compiled on another rank
-            self._compile(constraint)
-            known = self._matchers[constraint]
-        self._matchers.move_to_end(constraint)
+            known = self._compile(constraint)
         return known.deep_copy()
 
-    def _compile(self, constraint: str) -> None:
+    def _known(self, constraint: str) -> llguidance.LLMatcher | None:
+        """What is compiled already, marked as used just now."""
+        with self._lock:
+            known = self._matchers.get(constraint)
+            if known is not None:
+                self._matchers.move_to_end(constraint)
+            return known
+
+    def _compile_once(self, constraint: str) -> None:
+        """A request that came earlier may have had it compiled meanwhile."""
+        if self._known(constraint) is None:
+            self._compile(constraint)
+
+    def _compile(self, constraint: str) -> llguidance.LLMatcher:
         if self._tokenizer is None:
             self._tokenizer = self._make_tokenizer()
         matcher = llguidance.LLMatcher(self._tokenizer, constraint, log_level=0, limits=self._limits)
@@ -109,9 +126,11 @@ class Grammars:
                 param="constraint",
                 code="invalid_grammar",
             )
-        self._matchers[constraint] = matcher
-        while len(self._matchers) > KEPT:
-            self._matchers.popitem(last=False)
+        with self._lock:
+            self._matchers[constraint] = matcher
+            while len(self._matchers) > self._kept:
+                self._matchers.popitem(last=False)
+        return matcher
 
     def _make_tokenizer(self) -> llguidance.LLTokenizer:
         tokenizer = self._load_tokenizer()
@@ -191,16 +210,27 @@ def forbid(logits_RV: torch.Tensor, rows: Sequence[MaskRow], forbidden_MV: torch
         at += end - first
 
 
-def follow(matcher: llguidance.LLMatcher, tokens: Sequence[int]) -> str:
-    """Let a matcher take the tokens that were chosen; what is wrong if it does not, else the empty string."""
+def follow(matcher: llguidance.LLMatcher, tokens: Sequence[int]) -> tuple[int, str]:
+    """Let a matcher take the tokens that were chosen, up to the end of its grammar.
+
+    Gives how many belong to the answer, and what is wrong if one does not, else the empty string.
+    """
+    taken = 0
     for token in tokens:
-        if matcher.is_stopped():
+        if matcher.is_stopped():  # at its end, or with an error that its mask ran into
             break
         if not matcher.consume_token(token):
-            return problem(matcher)
-    return problem(matcher) if matcher.is_error() else ""
+            return taken, problem(matcher)
+        taken += 1
+    return taken, problem(matcher) if matcher.is_error() else ""
 
 
 def problem(matcher: llguidance.LLMatcher) -> str:
     line = one_line(matcher.get_error())
+    if "doesn't satisfy the grammar" in line:
+        # Its masks never let such a token through: the request left none that they do.
+        return (
+            "The answer's format leaves no token that the request's other parameters allow (min_tokens, banned tokens "
+            "or logit_bias)."
+        )
     return f"The answer's format took more work than one may: {line}" if line else "The answer's format failed."

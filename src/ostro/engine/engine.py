@@ -63,7 +63,7 @@ class Engine:
         self.blocks = BlockManager(layout.windows, size.num_blocks, options.block_size, options.prefix_caching)
         self.scheduler = Scheduler(options, self.blocks)
         cache = KVCache(layout, size.num_blocks, kv_dtype, model.device)
-        self._grammars = _grammars(tokenizer_folder, model)
+        self._grammars = _grammars(tokenizer_folder, model, options)
         self.runner = Runner(model, cache, options.max_num_seqs, options.max_batch_tokens, size.context, self._grammars)
         self.card = _card(model, options, size.context, size.num_blocks, load_seconds)
         self.counters = Counters()
@@ -310,11 +310,13 @@ def _embedding_event(sequence: Sequence, embedding: bytes) -> TokensEvent:
     )
 
 
-def _grammars(tokenizer_folder: Path | None, model: Decoder) -> Grammars | None:
+def _grammars(tokenizer_folder: Path | None, model: Decoder, options: EngineOptions) -> Grammars | None:
     if tokenizer_folder is None:
         return None
     config = model.config
-    return Grammars(lambda: load_tokenizer(tokenizer_folder), config.vocab_size, config.eos_token_ids)
+    # While one waits, those before it start and as many come in behind it.
+    most = 2 * options.max_waiting + options.max_num_seqs
+    return Grammars(lambda: load_tokenizer(tokenizer_folder), config.vocab_size, config.eos_token_ids, kept=most)
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -101,6 +101,7 @@ class LLM:
         self.engine = Engine.load(
             EngineOptions(model=str(folder), name=str(model), device=device, dtype=dtype, **options)
         )
+        self._boxes: dict[str, _Box] = {}
         self._eos_ids = set(self.engine.card.eos_token_ids)
         if self.tokenizer is not None:
             self._eos_ids |= set(self.tokenizer.eos_ids)
@@ -217,17 +218,53 @@ class LLM:
             for event in self._events(deque(request for job in jobs for request in job.requests)):
                 job, index = owners[event.request_id]
                 if job.take(index, event):
-                    self.engine.abort(event.request_id)
+                    self._end(event.request_id)
                     advance()
         return [job.output() for job in jobs]
 
-    def _events(self, queue: deque[EngineRequest]) -> Iterator[TokensEvent]:
-        """Run requests to their end, no more of them queued at a time than the engine takes."""
-        with self._cleaning_up([request.request_id for request in queue]):
-            while queue or self.engine.has_work:
+    def _events(self, queue: deque[EngineRequest]) -> Generator[TokensEvent]:
+        """Run requests to their end, no more of them queued at a time than the engine takes.
+
+        Others may run on the same engine meanwhile, such as a stream that is not read to its end yet: whoever makes a
+        step gives each event to the box of those who asked for it.
+        """
+        box = _Box({request.request_id for request in queue})
+        try:
+            while box.open:
                 while queue and self.engine.stats().waiting < self.engine.options.max_waiting:
-                    self.engine.add(queue.popleft())
-                yield from self.engine.step()
+                    request = queue.popleft()
+                    self._boxes[request.request_id] = box
+                    self.engine.add(request)
+                if not box.events:
+                    self._step()
+                while box.events:
+                    event = box.events.popleft()
+                    if event.request_id not in box.open:
+                        continue  # it was ended by its reader, in the middle of what one step gave
+                    if event.finish_reason is not None:
+                        self._forget(event.request_id)
+                    yield event
+        finally:
+            # Whatever happens (an error, Ctrl-C, a stream nobody reads on), no request stays behind.
+            for request_id in list(box.open):
+                self._end(request_id)
+
+    def _step(self) -> None:
+        if not self.engine.has_work:
+            raise OstroError("The engine has ended requests that are still waited for. Load the model again.")
+        for event in self.engine.step():
+            box = self._boxes.get(event.request_id)
+            if box is not None:
+                box.events.append(event)
+
+    def _end(self, request_id: str) -> None:
+        self.engine.abort(request_id)
+        self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
+        box = self._boxes.pop(request_id, None)
+        if box is not None:
+            box.open.discard(request_id)
 
     def _plain(self, params: SamplingParams) -> Reader | None:
         if self.tokenizer is None:
@@ -255,26 +292,24 @@ class LLM:
         if params.n != 1:
             raise InvalidRequestError("A stream has one answer; n must be 1.", param="n")
         job = _Job(self, prompt, params, reader)
-        with self._cleaning_up([job.requests[0].request_id]):
-            self.engine.add(job.requests[0])
-            shown = 0
-            done = False
-            while not done:
-                for event in self.engine.step():
-                    done = job.take(0, event)
+        shown = 0
+        with closing(self._events(deque(job.requests))) as events:
+            for event in events:
+                done = job.take(0, event)
                 text = job.completions[0].text
                 if len(text) > shown:
                     yield text[shown:]
                     shown = len(text)
+                if done:
+                    break
 
-    @contextmanager
-    def _cleaning_up(self, request_ids: Sequence[str] | Mapping[str, object]) -> Iterator[None]:
-        """Whatever happens (an error, Ctrl-C, a stream nobody reads on), no request stays behind."""
-        try:
-            yield
-        finally:
-            for request_id in request_ids:
-                self.engine.abort(request_id)
+
+@dataclass
+class _Box:
+    """Events of the requests that one caller waits for. open: those that have not ended."""
+
+    open: set[str]
+    events: deque[TokensEvent] = field(default_factory=deque)
 
 
 class _Job:

@@ -134,9 +134,11 @@ class Runner:
         slot = self._slots[row.slot]
         complete = False
         if slot.matcher is not None:
-            error = follow(slot.matcher, tokens)
+            taken, error = follow(slot.matcher, tokens)
             if error:
                 return RowResult([], error=error)
+            assert taken, "a sequence whose grammar is at its end has ended"
+            tokens = tokens[:taken]  # behind the grammar's end nothing was allowed, so what was sampled means nothing
             complete = slot.matcher.is_stopped()
         slot.history += tokens
         wanted = logprobs is not None and slot.params.logprobs is not None

@@ -126,7 +126,8 @@ def _kept(probs_RV: torch.Tensor, params: list[SamplingParams]) -> tuple[torch.T
 
     Every filter keeps a prefix of the order by probability. The candidates are enough once the last one kept is
     strictly likelier than the last candidate: then everything as likely as it is among them, and ties are broken by
-    token id, not by what else is in the batch.
+    token id, not by what else is in the batch. What has no probability is never kept, so candidates that reach that
+    are enough too.
     """
     vocabulary = probs_RV.shape[-1]
     count = min(vocabulary, max(FIRST_CANDIDATES, *(2 * p.top_k for p in params), 0))
@@ -134,7 +135,8 @@ def _kept(probs_RV: torch.Tensor, params: list[SamplingParams]) -> tuple[torch.T
         best_RC, ids_RC = _best(probs_RV, count)
         keep_RC = _keep(best_RC, params)
         last_R1 = keep_RC.sum(-1, keepdim=True) - 1
-        if count == vocabulary or bool((best_RC.gather(-1, last_R1) > best_RC[:, -1:]).all()):
+        enough_R1 = (best_RC.gather(-1, last_R1) > best_RC[:, -1:]) | (best_RC[:, -1:] == 0)
+        if count == vocabulary or bool(enough_R1.all()):
             return torch.where(keep_RC, best_RC, 0.0), ids_RC
         count = min(vocabulary, count * 8)
 
@@ -158,6 +160,7 @@ def _keep(best_RC: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
     # A top_p of 1 keeps all: rounding must not make the mass before the last tokens look like 1.
     keep_RC &= (before_RC < top_p) | (top_p >= 1.0)
     keep_RC &= best_RC >= min_p * best_RC[:, :1]
+    keep_RC &= best_RC > 0
     keep_RC[:, 0] = True
     return keep_RC
 

@@ -10,6 +10,9 @@ from ostro.engine.lookup import PromptLookup
 from ostro.engine.plan import Admission, BatchPlan, PlanRow
 from ostro.engine.sequence import Sequence
 
+# Entries of cancelled requests that may stay in the queue beside as many as wait.
+MANY_DONE = 64
+
 
 class Scheduler:
     """Owns the queues, the slots and the blocks. Makes plans; `Engine` applies their results.
@@ -37,11 +40,14 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Finished or cancelled: its blocks are free when this returns."""
         if sequence.slot is None:
-            self.num_waiting -= 1  # Its heap entry is dropped when it comes up.
+            self.num_waiting -= 1  # Its heap entry is dropped when it comes up, or with others below.
         else:
             self.running.remove(sequence)
             self._leave_slot(sequence)
         sequence.done = True
+        if len(self._waiting) > 2 * self.num_waiting + MANY_DONE:
+            self._waiting = [entry for entry in self._waiting if not entry[1].done]
+            heapq.heapify(self._waiting)
         self.blocks.free(sequence)
 
     def schedule(self) -> BatchPlan:

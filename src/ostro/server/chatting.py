@@ -74,7 +74,7 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
         model,
         [prompt],
         params,
-        _reader(model, spec, prompt, continuation=bool(spec.messages[-1].get("prefix")) or spec.continue_final),
+        _reader(model, spec, prompt, continuation=continues(spec)),
         request_id=request_id,
         priority=spec.priority,
         timeout_s=spec.timeout,
@@ -116,7 +116,16 @@ async def _constrained(
     # Vocabularies have the markers even where the model was never taught to think; under a constraint such a model
     # would as soon think for ever as begin its call. One that was is told to, by its system prompt or by the effort.
     thinks = spec.reasoning_effort not in (None, "none") or tokenizer.special_id("[THINK]") in prompt
-    constraint = chat_constraint(tokenizer, tools=spec.tools, policy=spec.policy, response=spec.response, thinks=thinks)
+    inside = tokenizer.leaves_thinking(prompt)
+    if continues(spec) and spec.response.kind != "text" and not inside:
+        raise InvalidRequestError(
+            "A format is that of a whole answer, so it cannot be asked for where the answer goes on from a prefix. "
+            "Leave out the format or the prefix.",
+            param=spec.format_param,
+        )
+    constraint = chat_constraint(
+        tokenizer, tools=spec.tools, policy=spec.policy, response=spec.response, thinks=thinks, inside=inside
+    )
     if constraint is not None:
         return await _checked(context, spec.params, constraint, spec.format_param)
     calls = tokenizer.special_id("[TOOL_CALLS]") if spec.tools and spec.policy.mode == "none" else None
@@ -148,7 +157,13 @@ def _reader(
         continuation=continuation,
         thinking=thinking,
         tools=bool(spec.tools) and spec.policy.mode != "none",
+        formatted=spec.response.kind != "text",
     )
+
+
+def continues(spec: ChatSpec) -> bool:
+    """Whether the answer goes on with the last message."""
+    return bool(spec.messages[-1].get("prefix")) or spec.continue_final
 
 
 def _takes_effort(model: ServedModel) -> bool:

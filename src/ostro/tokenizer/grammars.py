@@ -26,13 +26,15 @@ def chat_constraint(
     policy: ToolPolicy,
     response: ResponseFormat,
     thinks: bool = True,
+    inside: bool = False,
 ) -> str | None:
     """What the tokens of an answer must match; None where they are free.
 
     Forced calls (policy "required") always have arguments that are valid against their tool's `parameters`; keywords
     that cannot be enforced are passed over unless the tool is `strict`. With "auto" an answer is constrained where a
     tool is strict, where only some tools or one call are allowed, or where the text has a format: it is then that text
-    or calls. With `thinks`, a model whose vocabulary has markers for it may think first.
+    or calls. With `thinks`, a model whose vocabulary has markers for it may think first. `inside` says that the prompt
+    ends in a thought, which then has to end before anything else.
     Raises InvalidRequestError naming the field.
     """
     functions = read_tools(tools)
@@ -41,7 +43,7 @@ def chat_constraint(
     choosy = bool(policy.names) or not policy.parallel or any(function.strict for function in functions)
     if free and (not calls or (policy.mode == "auto" and not choosy)):
         return None
-    rules = _Rules(tokenizer, thinks)
+    rules = _Rules(tokenizer, thinks, inside)
     if calls:
         rules.calls([f for f in functions if not policy.names or f.name in policy.names], policy)
     if policy.mode == "auto" and calls:
@@ -56,9 +58,10 @@ def chat_constraint(
 class _Rules:
     """Collects the rules of one grammar."""
 
-    def __init__(self, tokenizer: Tokenizer, thinks: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, thinks: bool, inside: bool) -> None:
         self._tokenizer = tokenizer
         self._thinks = thinks
+        self._inside = inside
         self._rules: list[str] = []
         self._grammars: list[dict[str, Any]] = []
 
@@ -66,7 +69,10 @@ class _Rules:
         begin, end = self._tokenizer.special_id("[THINK]"), self._tokenizer.special_id("[/THINK]")
         thinks = self._thinks and begin is not None and end is not None
         lines = [f"start: {'think? ' if thinks else ''}( {body} )"]
-        if thinks:
+        if self._inside:
+            assert end is not None, "only a marker opens a thought in a prompt"
+            lines = [f"start: TEXT? <[{end}]> ( {body} )"]
+        elif thinks:
             lines.append(f"think: <[{begin}]> TEXT? <[{end}]>")
         lines += [*self._rules, r"TEXT: /(.|\n)+/", r"BLANK: /[ \n]{1,4}/"]
         text = json.dumps({"grammars": [{"lark_grammar": "\n".join(lines)}, *self._grammars]}, allow_nan=False)

@@ -39,19 +39,21 @@ class AnswerParser:
         continuation: bool = False,
         thinking: bool = False,
         tools: bool = True,
+        formatted: bool = False,
         new_id: Callable[[], str] = new_tool_call_id,
     ) -> None:
         self._tokenizer = tokenizer
         self._markers = _markers(tokenizer, tools)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._begun = continuation
+        # Under a format a leading space is the format's business, and what looks like a thought is its text.
+        self._begun = continuation or formatted
         self._parts = _Parts(StopFinder(stop) if stop else None, new_id)
         self._min_tokens = min_tokens
         self._count = 0
         self._thinking = thinking
         self._calls: CallReader | None = None
         # Vocabularies without the tokens have models that write the marker as text, at the answer's beginning.
-        self._written = None if continuation or tokenizer.can_reason else WrittenThought(self._parts)
+        self._written = None if self._begun or tokenizer.can_reason else WrittenThought(self._parts)
 
     @property
     def stop_string(self) -> str | None:
