@@ -5,6 +5,7 @@
 #include <string>
 
 #include "common.h"
+#include "decoder_step.h"
 #include "kernels.h"
 #include "packed_linear.h"
 #include "parallel.h"
@@ -44,6 +45,10 @@ NB_MODULE(_native, m) {
     m.def("read_bandwidth", &ostro::read_bandwidth, release());
     m.def("multiply_rate", &ostro::multiply_rate, release());
     m.def("pack_codes", &ostro::pack_codes, release());
+    nb::class_<ostro::DecoderStep>(m, "DecoderStep")
+        .def(nb::init<int64_t, int64_t, int64_t, int, float, uintptr_t>())
+        .def("add_layer", &ostro::DecoderStep::add_layer)
+        .def("run", &ostro::DecoderStep::run, release());
     m.def("packed_kernels", [] { return std::string(ostro::packed_kernels().name); });
     m.def("packed_choices", &ostro::packed_choices);
     m.def("choose_packed", &ostro::choose_packed);

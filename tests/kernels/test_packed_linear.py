@@ -166,7 +166,7 @@ def test_rows_do_not_depend_on_their_neighbours(kernels: str) -> None:
 def test_without_native_code_the_definition_runs() -> None:
     matrix = Codes(Scheme(4, 32), torch.randint(0, 16, (33, 64), dtype=torch.uint8), torch.rand(33, 2).half())
     layer = PackedMatrices([pack(matrix)])
-    layer._native = None
+    layer.native = None
     x = torch.randn(3, 64)
     assert torch.equal(layer.linear(x), reference.packed_linear(x, matrix))
 

@@ -39,33 +39,33 @@ class PagedContext:
         short_rows: int,
         chunks: list[Chunk],
     ) -> None:
-        self._cache = cache
-        self._positions_T = positions_T
-        self._row_sequence_T = row_sequence_T
-        self._slots = slots
-        self._tables = tables
-        self._short_rows = short_rows
-        self._chunks = chunks
+        self.cache = cache
+        self.positions_T = positions_T
+        self.row_sequence_T = row_sequence_T
+        self.slots = slots
+        self.tables = tables
+        self.short_rows = short_rows
+        self.chunks = chunks
 
     def attend(self, spec: AttentionSpec, qkv_TE: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-        group = self._cache.layout.group_of[spec.layer]
-        keys, values = self._cache.keys[spec.layer], self._cache.values[spec.layer]
+        group = self.cache.layout.group_of[spec.layer]
+        keys, values = self.cache.keys[spec.layer], self.cache.values[spec.layer]
         q_THD = rope_write(
-            qkv_TE, rotation.cos, rotation.sin, rotation.q_scale, self._slots[group], keys, values, spec.heads
+            qkv_TE, rotation.cos, rotation.sin, rotation.q_scale, self.slots[group], keys, values, spec.heads
         )
-        if not self._chunks:
+        if not self.chunks:
             return self._short(q_THD, spec, group, keys, values).flatten(1)
         out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-        if self._short_rows:
-            out_THD[: self._short_rows] = self._short(q_THD[: self._short_rows], spec, group, keys, values)
-        for chunk in self._chunks:
+        if self.short_rows:
+            out_THD[: self.short_rows] = self._short(q_THD[: self.short_rows], spec, group, keys, values)
+        for chunk in self.chunks:
             out_THD[chunk.begin : chunk.end] = chunk_attention(
                 q_THD[chunk.begin : chunk.end],
                 keys,
                 values,
                 chunk.blocks[group],
                 chunk.start,
-                self._cache.layout.block_size,
+                self.cache.layout.block_size,
                 spec.window,
                 spec.scale,
             )
@@ -81,10 +81,10 @@ class PagedContext:
             q_THD,
             keys,
             values,
-            self._tables[group],
-            self._positions_T[: self._short_rows],
-            self._row_sequence_T[: self._short_rows],
-            self._cache.layout.block_size,
+            self.tables[group],
+            self.positions_T[: self.short_rows],
+            self.row_sequence_T[: self.short_rows],
+            self.cache.layout.block_size,
             spec.window,
             spec.scale,
         )

@@ -14,6 +14,7 @@ from ostro.core.request import TokenLogprobs
 from ostro.core.sampling import SamplingParams
 from ostro.engine.constraints import Grammars, MaskMaker, MaskRow, follow, forbid
 from ostro.engine.kv_cache import KVCache
+from ostro.engine.native_decoder import NativeDecoder
 from ostro.engine.paged_context import Chunk, PagedContext
 from ostro.engine.plan import Admission, BatchPlan, PlanRow, RowResult
 from ostro.engine.reading import Pooled, PromptScores
@@ -80,6 +81,7 @@ class Runner:
         self.cache = cache
         self.device = model.device
         self._on_cpu = self.device.type == "cpu"
+        self._native = NativeDecoder.of(model, cache)
         self._masks = None if grammars is None else MaskMaker(model.config.vocab_size, on_cpu=self._on_cpu)
         self._block_size = cache.layout.block_size
         self._slots: dict[int, _Slot] = {}
@@ -251,7 +253,8 @@ class Runner:
         tables = [self._to_device(table if self._on_cpu else table[:, :width]) for table in self._tables]
         positions_T = self._to_device(positions)
         context = PagedContext(self.cache, positions_T, self._to_device(sequence), slots, tables, short_rows, chunks)
-        hidden_TD: torch.Tensor = self.model(self._to_device(self._ids[:total]), positions_T, context)
+        ids_T = self._to_device(self._ids[:total])
+        hidden_TD: torch.Tensor = (self._native or self.model)(ids_T, positions_T, context)
         return hidden_TD
 
     def _split(self, plan: BatchPlan) -> tuple[int, list[Chunk]]:

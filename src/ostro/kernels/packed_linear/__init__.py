@@ -14,7 +14,7 @@ from ostro.kernels.packed_linear.layout import Packed, unpack
 class PackedMatrices:
     """Quantised matrices [O_i, I] stacked to one layer [sum O_i, I]; each may have a scheme and an order of its own.
 
-    Keeps the tensors alive and the native layer that reads them. On the CPU only.
+    Keeps the tensors alive and the native layer that reads them, `native` (None without native code). On the CPU only.
     """
 
     def __init__(self, parts: Sequence[Packed]) -> None:
@@ -29,10 +29,10 @@ class PackedMatrices:
         )
         for part in parts:
             _check(part, self.in_features)
-        self._native = None if native is None else native.PackedLinear(self.in_features)
-        if self._native is not None:
+        self.native = None if native is None else native.PackedLinear(self.in_features)
+        if self.native is not None:
             for part in parts:
-                self._native.add(
+                self.native.add(
                     part.panels.data_ptr(),
                     part.scales.data_ptr(),
                     0 if part.shifts is None else part.shifts.data_ptr(),
@@ -44,32 +44,32 @@ class PackedMatrices:
 
     def linear(self, x_TI: torch.Tensor) -> torch.Tensor:
         """x [T, I], float32 or bfloat16 -> [T, sum O]."""
-        if self._native is None or x_TI.dtype not in NATIVE_DTYPES or x_TI.stride(1) != 1:
+        if self.native is None or x_TI.dtype not in NATIVE_DTYPES or x_TI.stride(1) != 1:
             return torch.cat([reference.packed_linear(x_TI, unpack(part)) for part in self.parts], dim=1)
         rows = x_TI.shape[0]
         out_TO = torch.empty((rows, self.out_features), dtype=x_TI.dtype)
-        self._native.matmul(NATIVE_DTYPES[x_TI.dtype], out_TO.data_ptr(), x_TI.data_ptr(), x_TI.stride(0), rows)
+        self.native.matmul(NATIVE_DTYPES[x_TI.dtype], out_TO.data_ptr(), x_TI.data_ptr(), x_TI.stride(0), rows)
         return out_TO
 
     def gated(self, x_TI: torch.Tensor) -> torch.Tensor:
         """Of two equal matrices, gate and up: silu(x gate^T) * (x up^T), [T, I] -> [T, O]. Only where `can_gate`."""
         assert self.can_gate
-        if self._native is None or x_TI.dtype not in NATIVE_DTYPES or x_TI.stride(1) != 1:
+        if self.native is None or x_TI.dtype not in NATIVE_DTYPES or x_TI.stride(1) != 1:
             return reference.gated(x_TI, *(unpack(part) for part in self.parts))
         rows = x_TI.shape[0]
         out_TO = torch.empty((rows, self.out_features // 2), dtype=x_TI.dtype)
-        self._native.gated(NATIVE_DTYPES[x_TI.dtype], out_TO.data_ptr(), x_TI.data_ptr(), x_TI.stride(0), rows)
+        self.native.gated(NATIVE_DTYPES[x_TI.dtype], out_TO.data_ptr(), x_TI.data_ptr(), x_TI.stride(0), rows)
         return out_TO
 
     def lookup(self, ids_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Rows of a single matrix, dequantised: ids [T] int64, in range -> [T, I]."""
         assert len(self.parts) == 1
-        if self._native is None or dtype not in NATIVE_DTYPES:
+        if self.native is None or dtype not in NATIVE_DTYPES:
             return unpack(self.parts[0]).dequantise()[ids_T].to(dtype)
         assert ids_T.dtype == torch.int64
         assert ids_T.is_contiguous()
         out_TI = torch.empty((ids_T.shape[0], self.in_features), dtype=dtype)
-        self._native.lookup(NATIVE_DTYPES[dtype], out_TI.data_ptr(), ids_T.data_ptr(), ids_T.shape[0])
+        self.native.lookup(NATIVE_DTYPES[dtype], out_TI.data_ptr(), ids_T.data_ptr(), ids_T.shape[0])
         return out_TI
 
 

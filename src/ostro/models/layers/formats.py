@@ -76,19 +76,21 @@ class Quantised(WeightFormat):
             if matrix is not None:
                 self._runs.append(matrix)
         first = self._runs[0]
-        self._gate_up = first if isinstance(first, PackedMatrices) and len(self._runs) == 1 and first.can_gate else None
+        # Set where the whole layer is one product.
+        self.product = first if isinstance(first, PackedMatrices) and len(self._runs) == 1 else None
 
     def linear(self, x_TI: torch.Tensor) -> torch.Tensor:
         outs = [run.linear(x_TI) if isinstance(run, PackedMatrices) else linear(x_TI, run) for run in self._runs]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
     def gated(self, x_TI: torch.Tensor) -> torch.Tensor:
-        return super().gated(x_TI) if self._gate_up is None else self._gate_up.gated(x_TI)
+        if self.product is None or not self.product.can_gate:
+            return super().gated(x_TI)
+        return self.product.gated(x_TI)
 
     def lookup(self, ids_T: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        (run,) = self._runs
-        assert isinstance(run, PackedMatrices)
-        return run.lookup(ids_T, dtype)
+        assert self.product is not None
+        return self.product.lookup(ids_T, dtype)
 
     def packed(self, name: str) -> Packed | torch.Tensor:
         """One matrix as it is held."""
