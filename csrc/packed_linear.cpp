@@ -154,7 +154,7 @@ constexpr int kMostRows = 8;
 // With more rows than these tiles have, multiplying takes so long that fetching does not show.
 constexpr int64_t kTilesThatFetch = 24;
 // Rows that stay in the second-level cache while panels pass by.
-constexpr int64_t kRowBytes = 256 * 1024;
+constexpr int64_t kRowBytes = 512 * 1024;
 
 }  // namespace
 
@@ -235,7 +235,7 @@ void PackedLinear::run(DType dtype, void *out, uintptr_t x, int64_t x_stride, in
                     int64_t tiles = (row1 - row0 + kernels.max_rows - 1) / kernels.max_rows;
                     // The next panel is fetched in as many parts; what was multiplied before is in the cache already.
                     const int64_t share = (panel_bytes(segment, 1) / tiles + 63) / 64 * 64;
-                    const bool fetch = row0 == 0 && panel + 1 < end && tiles <= kTilesThatFetch;
+                    const bool fetch = panel + 1 < end && tiles <= kTilesThatFetch;
                     const uint8_t *following = weights.codes + panel_bytes(segment, blocks);
                     for (int64_t t = 0; t < tiles; ++t) {
                         int64_t row = row0 + (row1 - row0) * t / tiles, next = row0 + (row1 - row0) * (t + 1) / tiles;
