@@ -34,6 +34,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    quantize: Annotated[str | None, typer.Option(help="Hold dense weights as integers: int4, int8, ...")] = None,
     kv_dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -44,7 +45,15 @@ def bench(
         return
     from ostro.engine.llm import LLM
 
-    llm = LLM(model, device=device, dtype=dtype, kv_dtype=kv_dtype, threads=threads, prefix_caching=False)  # type: ignore[arg-type]
+    llm = LLM(
+        model,
+        device=device,  # type: ignore[arg-type]  # LLM checks the names
+        dtype=dtype,  # type: ignore[arg-type]
+        quantize=quantize,
+        kv_dtype=kv_dtype,
+        threads=threads,
+        prefix_caching=False,
+    )
     _measure(llm, 1, prompt, 2)
     rows = [_round(llm, prompt, new, batch) for _ in range(rounds)]
     figures = {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]}

@@ -28,6 +28,9 @@ def run(
     raw: bool = typer.Option(False, "--raw", help="Continue the prompt as plain text, not as a chat."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    quantize: str | None = typer.Option(
+        None, help="Hold dense weights as integers (CPU): int4, int8, int4-g128, int4-g64-shifted, ..."
+    ),
     kv_dtype: str = typer.Option("auto", help="What the KV cache holds: auto, float32, bfloat16, float16 or int8."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of streaming the text."),
 ) -> None:
@@ -37,7 +40,7 @@ def run(
 
     text = sys.stdin.read() if prompt == "-" else prompt
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    llm = LLM(model, device=device, dtype=dtype, kv_dtype=kv_dtype)  # type: ignore[arg-type]  # LLM checks the names
+    llm = LLM(model, device=device, dtype=dtype, quantize=quantize, kv_dtype=kv_dtype)  # type: ignore[arg-type]  # LLM checks the names
     # A bare tokenizer.json ("hf") does not say how its model was taught to chat.
     as_chat = not raw and llm.tokenizer is not None and llm.tokenizer.version != "hf"
     if as_json:

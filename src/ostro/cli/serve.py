@@ -50,6 +50,9 @@ def serve(
     port: int = typer.Option(8000, min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     device: str = typer.Option("auto", help="auto, cpu or cuda."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    quantize: str | None = typer.Option(
+        None, help="Hold dense weights as integers (CPU): int4, int8, int4-g128, int4-g64-shifted, ..."
+    ),
     kv_dtype: str = typer.Option("auto", help="What the KV cache holds: auto, float32, bfloat16, float16 or int8."),
     api_key: list[str] | None = typer.Option(
         None, envvar="OSTRO_API_KEY", show_envvar=True, help="Key that every request must bring; may be repeated."
@@ -85,6 +88,7 @@ def serve(
     given = {
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
         "kv_dtype": kv_dtype,
         "max_model_len": max_model_len,
         "kv_memory": parse_size(kv_memory),

@@ -19,6 +19,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: a checkpoint folder. name: what it is served as.
     max_model_len: most tokens of a sequence; None means the model's own context, or less where the KV cache
         cannot hold it.
+    quantize: a scheme such as "int4" or "int8-g64", in which dense weights are held; None leaves them as they are.
     kv_dtype: what the KV cache holds; "auto" is the type of the activations, and float16 on a CPU where weights are
         quantised. int8 has a scale a head and token.
     kv_memory: bytes for the KV cache; None sizes it for max_num_seqs sequences within a quarter of free memory.
@@ -36,6 +37,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device: Device = "auto"
     dtype: DType = "auto"
     max_model_len: int | None = None
+    quantize: str | None = None
     kv_dtype: KVDType = "auto"
     kv_memory: int | None = None
     block_size: int = 16

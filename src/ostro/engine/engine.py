@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ostro.compression.on_load import OnLoad
+from ostro.compression.schemes import scheme_of
 from ostro.core.errors import ConfigError, InvalidRequestError, PromptTooLongError, QueueFullError
 from ostro.core.events import (
     EventSink,
@@ -83,7 +85,9 @@ class Engine:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         device = pick_device(options.device)
-        model = load_model(Path(options.model), device=device, dtype=pick_dtype(options, device), progress=progress)
+        quantiser = None if options.quantize is None else OnLoad(scheme_of(options.quantize))
+        dtype = pick_dtype(options, device)
+        model = load_model(Path(options.model), device=device, dtype=dtype, quantiser=quantiser, progress=progress)
         seconds = time.monotonic() - started
         return cls(model, options, sink=sink, load_seconds=seconds, tokenizer_folder=Path(options.model))
 
@@ -335,6 +339,8 @@ def pick_dtype(options: EngineOptions, device: torch.device) -> torch.dtype | No
         if options.dtype == "float16" and device.type == "cpu":
             raise ConfigError("dtype='float16' is not supported on a CPU; use bfloat16 or float32.", param="dtype")
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[options.dtype]
+    if options.quantize is not None:
+        return None
     declared = open_folder(Path(options.model)).config.dtype
     return torch.bfloat16 if device.type == "cpu" and declared == "float16" else None
 

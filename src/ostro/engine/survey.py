@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from ostro.compression.schemes import scheme_of
 from ostro.core.errors import CheckpointError, OstroError
 from ostro.core.footprint import Footprint, Survey
 from ostro.core.gguf import read_header
@@ -21,11 +22,12 @@ from ostro.core.options import EngineOptions
 from ostro.engine.engine import pick_device, pick_dtype
 from ostro.engine.kv_cache import pick_kv_dtype
 from ostro.engine.sizing import free_memory, typical_memory
+from ostro.kernels.packed_linear.layout import Scheme
 from ostro.kernels.paged_attention.cache_rows import row_size
 from ostro.link.messages import WireError
 from ostro.models.config import DecoderConfig
+from ostro.weights import gguf_blocks
 from ostro.weights.folder import CheckpointFolder, open_folder
-from ostro.weights.gguf_blocks import DENSE, scheme_of
 from ostro.weights.safetensors_file import SafetensorsFile
 
 # An engine process before its model: PyTorch, the buffers of a batch; on a GPU the driver's context too.
@@ -52,7 +54,8 @@ def survey(models: Sequence[EngineOptions], budget: int | None = None) -> Survey
 def _footprint(options: EngineOptions, device: torch.device, budget: int) -> Footprint:
     folder = open_folder(Path(options.model))
     dtype = pick_dtype(options, device)
-    weights, quantised = _weight_bytes(folder, dtype)
+    scheme = None if options.quantize is None else scheme_of(options.quantize)
+    weights, quantised = _weight_bytes(folder, dtype, scheme)
     activations = dtype or (torch.float32 if quantised else getattr(torch, folder.config.dtype or "bfloat16"))
     kv_dtype = pick_kv_dtype(options, activations, quantised)
     kv = options.kv_memory or _kv_memory(options, folder.config, kv_dtype, budget)
@@ -69,20 +72,25 @@ def _kv_memory(options: EngineOptions, config: DecoderConfig, dtype: torch.dtype
     return max(memory, least)
 
 
-def _weight_bytes(folder: CheckpointFolder, dtype: torch.dtype | None) -> tuple[int, bool]:
+def _weight_bytes(folder: CheckpointFolder, dtype: torch.dtype | None, scheme: Scheme | None) -> tuple[int, bool]:
     """Bytes of all tensors in the type that they are loaded in, and whether some are integers.
 
-    FP8 is loaded as bfloat16. An upper bound: a checkpoint may hold parts that are not loaded.
+    FP8 is loaded as bfloat16, matrices in `scheme` where one is given. An upper bound: a checkpoint may hold parts that
+    are not loaded.
     """
     if folder.layout == "gguf":
         return _gguf_bytes(folder.path)
     loaded_as = dtype or (torch.bfloat16 if folder.quantization else None)
-    total, quantised = 0, False
+    total, quantised = 0, scheme is not None
     for path in folder.files:
         try:
             with SafetensorsFile(path) as file:
                 for entry in file.tensors.values():
                     floating = entry.dtype.is_floating_point
+                    if scheme is not None and floating and len(entry.shape) == 2:
+                        panels, groups = scheme.shapes(entry.shape[0], entry.shape[1])
+                        total += math.prod(panels) + math.prod(groups) * (4 if scheme.shifted else 2)
+                        continue
                     held = loaded_as if loaded_as is not None and floating else entry.dtype
                     total += entry.size // entry.dtype.itemsize * held.itemsize
                     quantised |= not floating
@@ -94,11 +102,11 @@ def _weight_bytes(folder: CheckpointFolder, dtype: torch.dtype | None) -> tuple[
 def _gguf_bytes(path: Path) -> tuple[int, bool]:
     total, quantised = 0.0, False
     for entry in read_header(path).tensors.values():
-        weights = math.prod(entry.shape)
-        if entry.type in DENSE:
-            total += weights * 4
-        elif (scheme := scheme_of(entry.type)) is not None:  # Loading it will tell what is wrong with other types.
+        weights, scheme = math.prod(entry.shape), gguf_blocks.scheme_of(entry.type)
+        if scheme is not None:
             total, quantised = total + weights * scheme.bits_per_weight / 8, True
+        elif entry.type in gguf_blocks.DENSE:  # Loading it will tell what is wrong with other types.
+            total += weights * 4
     return int(total), quantised
 
 

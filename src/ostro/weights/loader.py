@@ -43,7 +43,7 @@ def load_model(
     progress: Progress | None = None,
 ) -> Decoder:
     """Load a checkpoint folder. dtype None keeps the checkpoint's own (FP8 becomes bfloat16; what is quantised to
-    integers is computed in float32).
+    integers is computed in float32). quantiser: turns dense weights into integers as they come.
 
     Peak memory is the model's size plus one tensor. Raises ConfigError, CheckpointError, ModelNotFoundError; a
     missing, unexpected or misshapen tensor is named.
@@ -88,6 +88,13 @@ class _Filling:
         self._quantiser = quantiser
         self._wanted = [b for b in table.bindings if b.target != "head" or model.head is not None]
         self._info = {b.source: info for b in table.bindings if (info := checkpoint.info(b.source)) is not None}
+        if quantiser is not None and any(info.quantised for info in self._info.values()):
+            # Rounding what was rounded already would lose twice, in silence.
+            raise ConfigError(
+                f"The weights of {checkpoint.origin} are quantised already; leave quantize out, or take the checkpoint "
+                "that they were made from.",
+                param="quantize",
+            )
         # Shapes are taken now: a layer that is emptied does not know its parts' any more.
         self._shapes = {b.source: self._shape(b) for b in self._wanted}
         self.quantised = {b.target for b in self._wanted if b.source in self._info and self._becomes_codes(b)}
@@ -193,6 +200,8 @@ class _Filling:
         """A tied checkpoint may repeat the embedding as its head, but not bring another one."""
         embedding = self._model.embed.part(None)
         head = self._checkpoint.read(self._table.head, tuple(embedding.shape), embedding.dtype)
+        if isinstance(head, torch.Tensor) and self._quantiser is not None and self._model.embed.weight is None:
+            head = self._quantiser.quantise(self._table.head, head)
         if not isinstance(head, torch.Tensor):
             head = (head if isinstance(head, Codes) else unpack(head)).dequantise()
         if not torch.equal(head.to(embedding.dtype), embedding.cpu()):
