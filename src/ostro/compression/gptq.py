@@ -23,6 +23,7 @@ from ostro.kernels.packed_linear.layout import Codes, Scheme
 # Where the Hessian is not positive definite, its damping is raised tenfold so many times.
 RAISES = 4
 LEAST_RAISED = 1e-2
+LEAF = 256
 
 
 def gptq(
@@ -44,7 +45,7 @@ def gptq(
     order; order_I gives another order. The scales of a group are chosen when its first input is reached, from its
     weights as they then are. An input that was always 0 is rounded to nearest.
 
-    Needs about four more matrices of the Hessian's size. Raises ConfigError where groups do not divide the inputs,
+    Needs about two more matrices of the Hessian's size. Raises ConfigError where groups do not divide the inputs,
     CheckpointError for numbers that are NaN, infinite or too large, and where no damping helps.
     """
     inputs = weight_OI.shape[1]
@@ -76,7 +77,8 @@ def inverse_factor(hessian_II: torch.Tensor, damping: float, name: str) -> torch
     """The upper triangular U [I, I] with U^T U = (hessian + damping)^-1.
 
     It is the inverse of the upper triangular V with V V^T = hessian, and V is the Cholesky factor of the hessian
-    with its rows and columns in reverse, reversed: so one factorisation and one triangular inverse suffice.
+    with its rows and columns in reverse, reversed; so is its inverse. One factorisation and one triangular inverse
+    suffice.
     """
     live_I = hessian_II.diagonal() > 0
     mean = float(hessian_II.diagonal()[live_I].mean()) if live_I.any() else 1.0
@@ -88,16 +90,32 @@ def inverse_factor(hessian_II: torch.Tensor, damping: float, name: str) -> torch
         damped_II.diagonal().add_(tried * mean)
         lower_II, info = torch.linalg.cholesky_ex(damped_II)
         del damped_II
-        if not info and lower_II.isfinite().all():
-            upper_II = lower_II.flip(0, 1)
-            del lower_II
-            identity_II = torch.eye(len(upper_II), device=upper_II.device)
-            factor_II: torch.Tensor = torch.linalg.solve_triangular(upper_II, identity_II, upper=True)
+        # What is not finite anywhere in a row makes its diagonal so.
+        if not info and lower_II.diagonal().isfinite().all():
+            invert_lower(lower_II)
+            factor_II: torch.Tensor = lower_II.flip(0, 1)
             return factor_II
     raise CheckpointError(
         f"The calibration statistics of '{name}' are not positive definite, not even with {dampings[-1]:g} times "
         "their mean added to the diagonal. Give more calibration text, or round this layer to nearest."
     )
+
+
+def invert_lower(lower_II: torch.Tensor) -> None:
+    """A lower triangular matrix becomes its inverse, in place, a quarter of it in memory beside.
+
+    The inverse of [[A, 0], [B, C]] is [[A^-1, 0], [-C^-1 B A^-1, C^-1]].
+    """
+    size = len(lower_II)
+    if size <= LEAF:
+        identity_II = torch.eye(size, device=lower_II.device)
+        lower_II.copy_(torch.linalg.solve_triangular(lower_II, identity_II, upper=False))
+        return
+    half = size // 2
+    first_II, last_II, below_II = lower_II[:half, :half], lower_II[half:, half:], lower_II[half:, :half]
+    invert_lower(first_II)
+    invert_lower(last_II)
+    below_II.copy_(-(last_II @ below_II) @ first_II)
 
 
 def _round(

@@ -1,8 +1,9 @@
 """SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): part of the range of int8 activations is moved to the weights.
 
 Input i is divided by s_i and its weights are multiplied by it, s_i = max |x_i|^alpha / max |w_i|^(1 - alpha), so that
-neither side has a few channels that make all others coarse. The division is folded into what makes the input:
-`folding.fold` says how.
+neither side has a few channels that make all others coarse. The paper's kernels have one scale a token, the ones here
+one for 32 inputs of a token, so that an outlier makes 31 others coarse at most: what there is to gain is less. The
+division is folded into what makes the input: `folding.fold` says how.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ostro.compression.checks import require_finite
 from ostro.compression.rounding import round_to_nearest
 from ostro.compression.sampling import TOKENS, evenly, sampled_outputs
 from ostro.kernels.packed_linear.layout import Scheme
+from ostro.kernels.packed_linear.reference import quantise_activations
 
 STEPS = 20
 INT8_ROWS = Scheme(8, 0)
@@ -43,8 +45,8 @@ def search_smoothing(
 ) -> torch.Tensor:
     """The smoothing scales [I] of the alpha = 0, 1 / steps, …, 1 whose int8 outputs are nearest; ones if none helps.
 
-    Weights are rounded to nearest in the scheme, inputs [T, I] to int8 token by token. At most 512 rows and 1024 tokens
-    are looked at. Raises CheckpointError for inputs or weights that are NaN or infinite.
+    Weights are rounded to nearest in the scheme, inputs [T, I] to int8 as the kernels do it. At most 512 rows and 1024
+    tokens are looked at. Raises CheckpointError for inputs or weights that are NaN or infinite.
     """
     require_finite(inputs_TI, name, "calibration inputs")
     weight_NI, seen_TI = sampled_outputs(weights), evenly(inputs_TI, TOKENS)
@@ -69,6 +71,6 @@ def int8_error(
 
 
 def int8_tokens(inputs_TI: torch.Tensor) -> torch.Tensor:
-    """What int8 codes of one scale a token leave of the inputs."""
-    step_T1 = inputs_TI.abs().amax(-1, keepdim=True) / 127
-    return (inputs_TI / torch.where(step_T1 == 0, 1.0, step_T1)).round() * step_T1
+    """What the kernels' int8 codes, of one scale for 32 inputs of a token, leave of the inputs."""
+    codes_TBK, scales_TB = quantise_activations(inputs_TI)
+    return (codes_TBK * scales_TB[..., None]).flatten(1)[:, : inputs_TI.shape[1]]

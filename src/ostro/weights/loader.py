@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -48,19 +49,12 @@ def load_model(
     Peak memory is the model's size plus one tensor. Raises ConfigError, CheckpointError, ModelNotFoundError; a
     missing, unexpected or misshapen tensor is named.
     """
-    folder = open_folder(path)
-    with folder.open_weights() as checkpoint:
-        table = _choose_names(folder, checkpoint)
-        config = folder.config
-        if config.tie_word_embeddings is None:
-            config = dataclasses.replace(config, tie_word_embeddings=checkpoint.info(table.head) is None)
-        with torch.device("meta"):
-            model = folder.architecture.model(config)
-        filling = _Filling(model, table, checkpoint, quantiser)
+    with open_model(path, quantiser) as filling:
+        model = filling.model
         if filling.quantised and torch.device(device).type != "cpu":
             raise ConfigError(
-                f"{folder.path} has weights of 4 or 8 bits, which run on the CPU only; pass device='cpu', or take the "
-                "checkpoint they were made from.",
+                f"{filling.folder.path} has weights of 4 or 8 bits, which run on the CPU only; pass device='cpu', or "
+                "take the checkpoint they were made from.",
                 param="device",
             )
         # The type first: on the meta device that costs nothing, afterwards it would be a second copy of the model.
@@ -71,24 +65,46 @@ def load_model(
     return model.eval()
 
 
+@contextmanager
+def open_model(path: Path, quantiser: Quantiser | None = None) -> Iterator[Filling]:
+    """A checkpoint and its model on the meta device, to be filled whole or module by module."""
+    folder = open_folder(path)
+    with folder.open_weights() as checkpoint:
+        table = _choose_names(folder, checkpoint)
+        config = folder.config
+        if config.tie_word_embeddings is None:
+            config = dataclasses.replace(config, tie_word_embeddings=checkpoint.info(table.head) is None)
+        with torch.device("meta"):
+            model = folder.architecture.model(config)
+        yield Filling(folder, model, table, checkpoint, quantiser)
+
+
 def _choose_names(folder: CheckpointFolder, checkpoint: Checkpoint) -> NamesTable:
     """The layout whose names are there; the usual one where none is whole, for its error to name what lacks."""
     tables = [names(folder.config) for names in folder.architecture.names]
     return max(tables, key=lambda table: sum(checkpoint.info(b.source) is not None for b in table.bindings))
 
 
-class _Filling:
+class Filling:
     """Fills a model from a checkpoint by a table of names. Made while the model is on the meta device: layers that
     will hold quantised matrices let go of their dense ones then."""
 
-    def __init__(self, model: Decoder, table: NamesTable, checkpoint: Checkpoint, quantiser: Quantiser | None) -> None:
-        self._model = model
-        self._table = table
-        self._checkpoint = checkpoint
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        model: Decoder,
+        table: NamesTable,
+        checkpoint: Checkpoint,
+        quantiser: Quantiser | None,
+    ) -> None:
+        self.folder = folder
+        self.model = model
+        self.table = table
+        self.checkpoint = checkpoint
         self._quantiser = quantiser
         self._wanted = [b for b in table.bindings if b.target != "head" or model.head is not None]
         self._info = {b.source: info for b in table.bindings if (info := checkpoint.info(b.source)) is not None}
-        if quantiser is not None and any(info.quantised for info in self._info.values()):
+        if quantiser is not None and self.stored_quantised:
             # Rounding what was rounded already would lose twice, in silence.
             raise ConfigError(
                 f"The weights of {checkpoint.origin} are quantised already; leave quantize out, or take the checkpoint "
@@ -104,6 +120,18 @@ class _Filling:
             layer.empty()
         self._parts: dict[str, dict[str, Packed | torch.Tensor]] = {target: {} for target in self.quantised}
 
+    @property
+    def stored_quantised(self) -> bool:
+        """Whether weights are integers in the files already."""
+        return any(info.quantised for info in self._info.values())
+
+    def matrices(self) -> Iterator[tuple[Binding, tuple[int, int]]]:
+        """The weights that are matrices, with their shapes [O, I]."""
+        for binding in self._wanted:
+            shape = self._shapes[binding.source]
+            if len(shape) == 2:
+                yield binding, (shape[0], shape[1])
+
     def dtype(self) -> torch.dtype:
         """The type most of the weights' elements have; FP8 becomes bfloat16; float32 where weights are integers."""
         counts: dict[torch.dtype, int] = {}
@@ -115,8 +143,8 @@ class _Filling:
             return torch.float32
         if not counts:
             raise CheckpointError(
-                f"{self._checkpoint.origin} holds none of the model's weights as numbers that can be loaded (looked "
-                f"for '{self._table.bindings[0].source}' and others); it is empty, of another architecture or in a "
+                f"{self.checkpoint.origin} holds none of the model's weights as numbers that can be loaded (looked "
+                f"for '{self.table.bindings[0].source}' and others); it is empty, of another architecture or in a "
                 "quantised format that its config does not name."
             )
         return max(counts, key=lambda key: counts[key])
@@ -126,25 +154,42 @@ class _Filling:
         total = sum(self._info[b.source].size for b in self._wanted if b.source in self._info)
         done = 0
         for binding in sorted(self._wanted, key=self._place):
-            info = self._info.get(binding.source)
-            if info is None:
-                raise CheckpointError(
-                    f"{self._checkpoint.origin} lacks the tensor '{binding.source}' (for {binding.target}); the "
-                    "checkpoint is incomplete or of another architecture."
-                )
-            self._assign(binding, info)
-            done += info.size
+            done += self._fill_one(binding)
             if progress is not None:
                 progress(done, total, binding.source)
-        if self._model.head is None and self._table.head in self._info:
+        self.finish()
+
+    def fill_under(self, target: str) -> None:
+        """Fill one module, such as "layers.3", whose parameters are in memory. `finish` belongs after the last."""
+        for binding in sorted(self._wanted, key=self._place):
+            if binding.target == target or binding.target.startswith(f"{target}."):
+                self._fill_one(binding)
+
+    def finish(self) -> None:
+        """Raises CheckpointError for tensors that are left over, or a tied head that is another matrix."""
+        if self.model.head is None and self.table.head in self._info:
             self._check_tied()
         self._check_left()
+
+    def extras(self) -> list[str]:
+        """Tensors that belong to the checkpoint but not to its text part: the weights that see and hear."""
+        return sorted(name for name in self._left() if name.startswith(self._skipped))
+
+    def _fill_one(self, binding: Binding) -> int:
+        info = self._info.get(binding.source)
+        if info is None:
+            raise CheckpointError(
+                f"{self.checkpoint.origin} lacks the tensor '{binding.source}' (for {binding.target}); the "
+                "checkpoint is incomplete or of another architecture."
+            )
+        self._assign(binding, info)
+        return info.size
 
     def _shape(self, binding: Binding) -> tuple[int, ...]:
         return tuple(self._module(binding).part(binding.part).shape)  # type: ignore[operator]  # has part()
 
     def _module(self, binding: Binding) -> torch.nn.Module:
-        return self._model.get_submodule(binding.target)
+        return self.model.get_submodule(binding.target)
 
     def _becomes_codes(self, binding: Binding) -> bool:
         info = self._info[binding.source]
@@ -168,25 +213,25 @@ class _Filling:
             return self._keep_part(binding, self._matrix(binding, shape))
         target = self._module(binding).part(binding.part)  # type: ignore[operator]  # has part()
         if target.is_cpu and target.dtype == info.dtype and not binding.interleaved_heads:
-            return self._checkpoint.read_into(binding.source, target)
-        value = self._checkpoint.read(binding.source, shape, target.dtype)
+            return self.checkpoint.read_into(binding.source, target)
+        value = self.checkpoint.read(binding.source, shape, target.dtype)
         assert isinstance(value, torch.Tensor)
         target.copy_(self._ordered(binding, value))
 
     def _matrix(self, binding: Binding, shape: tuple[int, ...]) -> Packed | torch.Tensor:
-        value = self._checkpoint.read(binding.source, shape, self._model.dtype)
+        value = self.checkpoint.read(binding.source, shape, self.model.dtype)
         if isinstance(value, torch.Tensor):
             if not self._becomes_codes(binding):
-                return self._ordered(binding, value.to(self._model.dtype))
+                return self._ordered(binding, value.to(self.model.dtype))
             assert self._quantiser is not None
             value = self._quantiser.quantise(binding.source, value)
         if binding.interleaved_heads:
             codes = value if isinstance(value, Codes) else unpack(value)
-            value = deinterleave_codes(codes, self._model.config.head_dim)
+            value = deinterleave_codes(codes, self.model.config.head_dim)
         return pack(value) if isinstance(value, Codes) else value
 
     def _ordered(self, binding: Binding, value: torch.Tensor) -> torch.Tensor:
-        return deinterleave(value, self._model.config.head_dim) if binding.interleaved_heads else value
+        return deinterleave(value, self.model.config.head_dim) if binding.interleaved_heads else value
 
     def _keep_part(self, binding: Binding, matrix: Packed | torch.Tensor) -> None:
         """Hold on to one part of a stacked layer until all are there."""
@@ -198,28 +243,33 @@ class _Filling:
 
     def _check_tied(self) -> None:
         """A tied checkpoint may repeat the embedding as its head, but not bring another one."""
-        embedding = self._model.embed.part(None)
-        head = self._checkpoint.read(self._table.head, tuple(embedding.shape), embedding.dtype)
-        if isinstance(head, torch.Tensor) and self._quantiser is not None and self._model.embed.weight is None:
-            head = self._quantiser.quantise(self._table.head, head)
+        embedding = self.model.embed.part(None)
+        head = self.checkpoint.read(self.table.head, tuple(embedding.shape), embedding.dtype)
+        if isinstance(head, torch.Tensor) and self._quantiser is not None and self.model.embed.weight is None:
+            head = self._quantiser.quantise(self.table.head, head)
         if not isinstance(head, torch.Tensor):
             head = (head if isinstance(head, Codes) else unpack(head)).dequantise()
         if not torch.equal(head.to(embedding.dtype), embedding.cpu()):
             raise CheckpointError(
-                f"{self._info[self._table.head].place[0]}: the config says that the head is tied to the embedding, but "
-                f"'{self._table.head}' differs from it. Set tie_word_embeddings to false in config.json if the head is "
+                f"{self._info[self.table.head].place[0]}: the config says that the head is tied to the embedding, but "
+                f"'{self.table.head}' differs from it. Set tie_word_embeddings to false in config.json if the head is "
                 "its own."
             )
 
+    @property
+    def _skipped(self) -> tuple[str, ...]:
+        return self.table.skipped_prefixes or ("\0",)
+
+    def _left(self) -> set[str]:
+        return self.checkpoint.left({binding.source for binding in self._wanted} | {self.table.head})
+
     def _check_left(self) -> None:
-        taken = {binding.source for binding in self._wanted} | {self._table.head}
-        skipped = self._table.skipped_prefixes or ("\0",)
-        left = {name for name in self._checkpoint.left(taken) if not name.startswith(skipped)}
+        left = {name for name in self._left() if not name.startswith(self._skipped)}
         left = {name for name in left if not name.endswith(UNUSED)}
         if left:
             shown = ", ".join(f"'{name}'" for name in sorted(left)[:3])
             raise CheckpointError(
-                f"{self._checkpoint.origin} holds {len(left)} tensor(s) that the model has no place for: {shown}. The "
+                f"{self.checkpoint.origin} holds {len(left)} tensor(s) that the model has no place for: {shown}. The "
                 "checkpoint is of another architecture, or its config leaves something out."
             )
 

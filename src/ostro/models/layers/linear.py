@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ class Linear(nn.Module):
         self.slices = starts
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(self.out_features, in_features))
         self._quantised: Quantised | None = None
+        # Sees the inputs of every product; what quantisation is calibrated with.
+        self.observer: Callable[[torch.Tensor], None] | None = None
 
     @property
     def format(self) -> WeightFormat:
@@ -40,10 +42,14 @@ class Linear(nn.Module):
         return Dense(self.weight, self.slices)
 
     def forward(self, x_TI: torch.Tensor) -> torch.Tensor:
+        if self.observer is not None:
+            self.observer(x_TI)
         return self.format.linear(x_TI)
 
     def gated(self, x_TI: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up, of a layer of these two slices: [T, I] -> [T, O / 2]."""
+        if self.observer is not None:
+            self.observer(x_TI)
         return self.format.gated(x_TI)
 
     def part(self, name: str | None) -> torch.Tensor:

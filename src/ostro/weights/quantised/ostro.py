@@ -28,6 +28,13 @@ def quantization_config(schemes: Mapping[str, Scheme]) -> dict[str, Any]:
     }
 
 
+def packed_tensors(name: str, packed: Packed) -> dict[str, torch.Tensor]:
+    """What one weight is stored as."""
+    stem = name.removesuffix(".weight")
+    parts = {"panels": packed.panels, "scales": packed.scales, "shifts": packed.shifts, "order": packed.order}
+    return {f"{stem}.{part}": values for part, values in parts.items() if values is not None}
+
+
 class OstroReader:
     """Reads what `quantization_config` describes. Raises ConfigError where that is malformed or newer."""
 

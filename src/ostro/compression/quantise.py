@@ -1,0 +1,357 @@
+"""A checkpoint to a quantised one, block by block: only one block of the dense model is ever in memory.
+
+What calibration text gives to a block is what the blocks before it give after they were quantised. The same text runs
+beside through the dense blocks, and through the quantised ones by the kernels that serve them: that is where the
+perplexities before and after come from. What was written is loaded again and must give the same.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ostro.compression.error import relative_error
+from ostro.compression.gptq import gptq
+from ostro.compression.grouping import correlated_order, quantise_ordered
+from ostro.compression.recipe import DENSE, Recipe, Treatment, needs_inputs, treatments
+from ostro.compression.report import MatrixReport, Perplexity, Report, to_html
+from ostro.compression.rounding import round_to_nearest
+from ostro.compression.schemes import name_of
+from ostro.compression.stages import Stage, scale_inputs, stages
+from ostro.compression.statistics import InputStatistics
+from ostro.compression.streams import Stream, perplexity
+from ostro.core.errors import CheckpointError, ConfigError
+from ostro.kernels.packed_linear.layout import Codes, Packed, Scheme, pack
+from ostro.models.layers.decoder import Block, Decoder, Embedding
+from ostro.models.layers.linear import Linear
+from ostro.models.names import Binding, hf_names
+from ostro.weights.loader import Filling, load_model, open_model
+from ostro.weights.quantised.ostro import packed_tensors
+from ostro.weights.shards import ShardWriter
+from ostro.weights.writer import finish_quantised
+
+Progress = Callable[[int, int, str], None]
+
+# How far the perplexity of what was written may be from that of what was quantised, in parts: batches of other
+# lengths sum in another order.
+SAME = 1e-3
+# Tokens that run through a model whose perplexity nobody asked for, so that it has run at all.
+UNASKED = 32
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Rows of tokens [N, L]: what calibrates, None where nothing does, and what the perplexity is of."""
+
+    calibration_NL: torch.Tensor | None = None
+    evaluation_NL: torch.Tensor | None = None
+
+
+def quantise_folder(
+    source: Path, out: Path, recipe: Recipe, texts: Texts, *, force: bool = False, progress: Progress | None = None
+) -> Report:
+    """Quantise the checkpoint in `source` into the folder `out`, which must be empty or not there unless `force`.
+
+    Writes shards, config, tokenizer, quantization.json and quantization.html; nothing is left behind on failure.
+    Raises ConfigError, CheckpointError, ModelNotFoundError.
+    """
+    _check_target(source, out, force)
+    unfinished = out.with_name(f"{out.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        with open_model(source) as filling, torch.inference_mode():
+            report = _Run(filling, unfinished, recipe, texts, progress).run()
+        if out.exists():
+            shutil.rmtree(out)
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return report
+
+
+def _check_target(source: Path, out: Path, force: bool) -> None:
+    if out.resolve() == source.resolve():
+        raise ConfigError("The quantised checkpoint cannot replace the one it is made from; give another folder.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
+        raise ConfigError(f"{out} is there already and not empty. Give another folder, or --force to replace it.")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give a folder.")
+
+
+class _Run:
+    def __init__(self, filling: Filling, out: Path, recipe: Recipe, texts: Texts, progress: Progress | None) -> None:
+        self._filling, self._out, self._recipe, self._progress = filling, out, recipe, progress
+        if filling.folder.layout == "gguf" or filling.stored_quantised:
+            raise ConfigError(
+                f"{filling.folder.path} is quantised already, or a GGUF file. Rounding twice loses twice: take the "
+                "dense safetensors checkpoint that it was made from."
+            )
+        self._model: Decoder = filling.model.to(torch.float32)
+        self._names = _stored_names(filling)
+        self._treatments = treatments(recipe, {self._names[_key(b)]: shape for b, shape in filling.matrices()})
+        if needs_inputs(recipe) and texts.calibration_NL is None:
+            raise ConfigError("This method is calibrated with text; give some, or take the method rtn.")
+        self._texts = texts
+        self._matrices: list[MatrixReport] = []
+        self._schemes: dict[str, Scheme] = {}
+        self._writer = ShardWriter(out)
+        self._stored_dtype = filling.dtype()
+
+    def run(self) -> Report:
+        started = time.monotonic()
+        filling, model = self._filling, self._model
+        evaluation_NL, asked = self._texts.evaluation_NL, self._texts.evaluation_NL is not None
+        if evaluation_NL is None:
+            evaluation_NL = torch.arange(UNASKED)[None] * 7 % model.config.vocab_size
+        calibrated = needs_inputs(self._recipe)
+        _materialise(model.embed)
+        filling.fill_under("embed")
+        filling.finish()
+        before = Stream(evaluation_NL, self._embed, model.rotary)
+        self._round_embedding()
+        after = Stream(evaluation_NL, self._embed, model.rotary)
+        shown = Stream(self._texts.calibration_NL, self._embed, model.rotary) if calibrated else None  # type: ignore[arg-type]
+        for index in range(len(model.layers)):
+            self._block(index, before, after, shown)
+        dense, quantised = self._head(before, after, shown)
+        self._write_extras()
+        self._writer.finish()
+        finish_quantised(filling.folder, model.config, self._schemes, self._out)
+        self._run_again(evaluation_NL, quantised)
+        weights, taken = model_size(self._matrices, self._writer)
+        report = Report(
+            model=filling.folder.path.name,
+            recipe=self._recipe,
+            error_of="outputs" if calibrated else "weights",
+            weights=weights,
+            stored_bytes=taken,
+            bits_per_weight=8 * taken / weights,
+            perplexity=Perplexity(before=dense, after=quantised, tokens=evaluation_NL.numel() - len(evaluation_NL))
+            if asked
+            else None,
+            calibration_tokens=shown.tokens if shown is not None else 0,
+            seconds=time.monotonic() - started,
+            matrices=self._matrices,
+        )
+        (self._out / "quantization.json").write_bytes(report.to_json())
+        (self._out / "quantization.html").write_text(to_html(report), encoding="utf-8")
+        return report
+
+    def _embed(self, ids_L: torch.Tensor) -> torch.Tensor:
+        embedded: torch.Tensor = self._model.embed(ids_L, torch.float32)
+        return embedded
+
+    def _round_embedding(self) -> None:
+        """Rows that are looked up: there are no inputs to calibrate with."""
+        embed = self._model.embed
+        tensors, kept = self._round(embed, "embed", None, scaled=False)
+        embed.quantise(kept)
+        self._writer.write(tensors)
+
+    def _block(self, index: int, before: Stream, after: Stream, shown: Stream | None) -> None:
+        target = f"layers.{index}"
+        block = self._model.layers[index]
+        assert isinstance(block, Block)
+        _materialise(block)
+        self._filling.fill_under(target)
+        before.advance(block)
+        parts = stages(block, target)
+        seen = self._observe(block, parts, shown) if shown is not None else {}
+        # All are scaled before any is rounded: what makes one layer's inputs is a part of another.
+        scaled = {stage.target: self._scale(stage, seen) for stage in parts}
+        tensors: dict[str, torch.Tensor] = {}
+        for stage in reversed(parts):
+            found, kept = self._round(
+                stage.layer, stage.target, seen.pop(stage.target, None), scaled=scaled[stage.target]
+            )
+            stage.layer.quantise(kept)
+            tensors |= found
+        tensors |= self._vectors(target)
+        self._writer.write(tensors)
+        after.advance(block)
+        if shown is not None:
+            shown.advance(block)
+        self._model.layers[index] = nn.Identity()
+        self._tell(index + 1, target)
+
+    def _observe(self, block: Block, parts: list[Stage], shown: Stream) -> dict[str, InputStatistics]:
+        seen = {}
+        for stage in parts:
+            seen[stage.target] = InputStatistics(stage.target, shown.tokens, hessian=self._wants_hessian(stage.target))
+            stage.layer.observer = seen[stage.target].observe
+        shown.show(block)
+        for stage in parts:
+            stage.layer.observer = None
+            seen[stage.target].check()
+        return seen
+
+    def _scale(self, stage: Stage, seen: dict[str, InputStatistics]) -> bool:
+        if self._recipe.scaling == "none":
+            return False
+        schemes = [self._treatment(stage.target, part).scheme for part in stage.layer.slices]
+        return scale_inputs(stage, schemes, seen[stage.target], self._recipe.scaling)
+
+    def _head(self, before: Stream, after: Stream, shown: Stream | None) -> tuple[float, float]:
+        """The final norm and the head. Returns the perplexities before and after."""
+        model = self._model
+        _materialise(model.norm)
+        self._filling.fill_under("norm")
+        tensors: dict[str, torch.Tensor] = {}
+        if model.head is None:
+            # The head is the embedding, which was rounded and written before; dense, it is read once more.
+            rounded, model.embed = model.embed, Embedding(model.config.vocab_size, model.config.hidden_size)
+            self._filling.fill_under("embed")
+            dense = before.perplexity(model)
+            model.embed = rounded
+        else:
+            _materialise(model.head)
+            self._filling.fill_under("head")
+            dense = before.perplexity(model)
+            stage = Stage("head", model.head, model.norm.weight.data)
+            seen = {}
+            if shown is not None:
+                seen["head"] = InputStatistics("head", shown.tokens, hessian=self._wants_hessian("head"))
+                for normed_TD in shown.normed(model.norm):
+                    seen["head"].observe(normed_TD)
+                seen["head"].check()
+            scaled = self._scale(stage, seen)
+            tensors, kept = self._round(model.head, "head", seen.get("head"), scaled=scaled)
+            model.head.quantise(kept)
+        self._writer.write(tensors | self._vectors("norm"))
+        return dense, after.perplexity(model)
+
+    def _round(
+        self, layer: Linear | Embedding, target: str, seen: InputStatistics | None, *, scaled: bool
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Packed | torch.Tensor]]:
+        """(what is stored by name, what the layer keeps by slice)."""
+        tensors: dict[str, torch.Tensor] = {}
+        kept: dict[str, Packed | torch.Tensor] = {}
+        for part in layer.slices if isinstance(layer, Linear) else ("",):
+            name = self._names[target, part]
+            weight_OI = layer.part(part or None)
+            treatment = self._treatment(target, part)
+            shape = (weight_OI.shape[0], weight_OI.shape[1])
+            if treatment.scheme is None:
+                stored = weight_OI.to(self._stored_dtype).clone()
+                tensors[name], kept[part] = stored, stored.float()
+                bits = 8.0 * stored.element_size()
+                self._matrices.append(
+                    MatrixReport(name=name, shape=shape, scheme=DENSE, rounding="", bits_per_weight=bits, error=0)
+                )
+                continue
+            codes = quantise_matrix(weight_OI, treatment, self._recipe, seen, name)
+            packed = pack(codes)
+            kept[part] = packed
+            tensors |= packed_tensors(name, packed)
+            self._schemes[name] = packed.scheme
+            self._matrices.append(
+                MatrixReport(
+                    name=name,
+                    shape=shape,
+                    scheme=name_of(treatment.scheme),
+                    rounding=treatment.rounding if seen is not None else "nearest",
+                    bits_per_weight=8 * packed.bytes / weight_OI.numel(),
+                    error=relative_error(weight_OI, codes, None if seen is None else seen.hessian),
+                    scaled=scaled,
+                    reordered=codes.order_I is not None,
+                )
+            )
+        return tensors, kept
+
+    def _vectors(self, target: str) -> dict[str, torch.Tensor]:
+        """The norms under a module, in float32: what was folded into them is not rounded again."""
+        found = {}
+        for (path, part), name in self._names.items():
+            module = self._model.get_submodule(path) if path == target or path.startswith(f"{target}.") else None
+            if module is not None and not isinstance(module, Linear | Embedding):
+                assert part == ""
+                found[name] = module.part(None).clone()  # type: ignore[operator]  # a norm
+        return found
+
+    def _write_extras(self) -> None:
+        """Parts of the checkpoint that are no text model: they come along as they are."""
+        for name in self._filling.extras():
+            info = self._filling.checkpoint.info(name)
+            assert info is not None
+            assert info.shape is not None
+            value = self._filling.checkpoint.read(name, info.shape, torch.bfloat16)
+            assert isinstance(value, torch.Tensor)
+            self._writer.write({name: value})
+
+    def _run_again(self, evaluation_NL: torch.Tensor, expected: float) -> None:
+        found = perplexity(load_model(self._out), evaluation_NL)
+        if not abs(math.log(found / expected)) < SAME:
+            raise CheckpointError(
+                f"What was written to {self._out} gives a perplexity of {found:.4f}; it had {expected:.4f} while it "
+                "was quantised. The disk or the memory of this machine may be broken; run it once more, and report it."
+            )
+
+    def _wants_hessian(self, target: str) -> bool:
+        """GPTQ and grouping need it; errors are told by it."""
+        return any(self._treatment(path, part).scheme is not None for path, part in self._names if path == target)
+
+    def _treatment(self, target: str, part: str) -> Treatment:
+        return self._treatments[self._names[target, part]]
+
+    def _tell(self, done: int, what: str) -> None:
+        if self._progress is not None:
+            self._progress(done, len(self._model.layers), what)
+
+
+def quantise_matrix(
+    weight_OI: torch.Tensor, treatment: Treatment, recipe: Recipe, seen: InputStatistics | None, name: str
+) -> Codes:
+    """One matrix by its treatment. seen: what is known of its inputs, if anything."""
+    scheme = treatment.scheme
+    assert scheme is not None
+    hessian_II = None if seen is None else seen.hessian
+    order_I = None
+    if treatment.grouping == "correlated" and scheme.group_size:
+        order_I = correlated_order(weight_OI, scheme.group_size, hessian_II, name=name)
+        if torch.equal(order_I, torch.arange(len(order_I), dtype=order_I.dtype)):
+            order_I = None
+    if treatment.rounding == "gptq" and hessian_II is not None:
+        return gptq(
+            weight_OI,
+            hessian_II,
+            scheme,
+            name=name,
+            damping=recipe.damping,
+            act_order=recipe.act_order and order_I is None,
+            order_I=order_I,
+            search=recipe.search,
+        )
+    importance_I = None if seen is None or treatment.rounding == "nearest" else seen.squares
+    if order_I is not None:
+        return quantise_ordered(weight_OI, order_I, scheme, name=name, search=recipe.search, importance_I=importance_I)
+    return round_to_nearest(weight_OI, scheme, name=name, search=recipe.search, importance_I=importance_I)
+
+
+def model_size(matrices: list[MatrixReport], writer: ShardWriter) -> tuple[int, int]:
+    """(weights of the matrices, bytes of all that is stored)."""
+    return sum(math.prod(matrix.shape) for matrix in matrices), writer.size
+
+
+def _materialise(module: nn.Module) -> None:
+    module.to_empty(device="cpu")
+    module.requires_grad_(False)
+
+
+def _key(binding: Binding) -> tuple[str, str]:
+    return binding.target, binding.part or ""
+
+
+def _stored_names(filling: Filling) -> dict[tuple[str, str], str]:
+    """(target, slice) -> the name that a weight is stored under: Hugging Face's, also for native folders."""
+    native = filling.folder.layout == "native"
+    bindings = hf_names(filling.folder.config) if native else filling.table.bindings
+    wanted = [binding for binding in bindings if binding.target != "head" or filling.model.head is not None]
+    return {_key(binding): binding.source for binding in wanted}
