@@ -1,3 +1,4 @@
+#include <atomic>
 #include <cstring>
 
 #include "packed.h"
@@ -43,6 +44,23 @@ void pack_codes(uintptr_t panels, uintptr_t codes, int64_t outputs, int64_t inpu
             }
         }
     });
+}
+
+bool all_finite_half(uintptr_t values, int64_t count) {
+    constexpr int64_t kPiece = 1 << 14;
+    constexpr uint16_t kExponent = 0x7c00;
+    const uint16_t *from = reinterpret_cast<const uint16_t *>(values);
+    std::atomic<bool> finite{true};
+    parallel_for((count + kPiece - 1) / kPiece, kPiece / 16, [&](int64_t begin, int64_t end) {
+        const int64_t last = end * kPiece < count ? end * kPiece : count;
+        for (int64_t start = begin * kPiece; start < last && finite; start += kPiece) {
+            const int64_t stop = start + kPiece < last ? start + kPiece : last;
+            unsigned bad = 0;
+            for (int64_t i = start; i < stop; ++i) bad |= (from[i] & kExponent) == kExponent;
+            if (bad) finite = false;
+        }
+    });
+    return finite;
 }
 
 }  // namespace ostro

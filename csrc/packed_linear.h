@@ -20,6 +20,9 @@ bool choose_packed(const std::string &name);
 // Codes [outputs, inputs], a byte each, into panels; `fill` is the code beyond the matrix.
 void pack_codes(uintptr_t panels, uintptr_t codes, int64_t outputs, int64_t inputs, int bits, int fill);
 
+// Whether none of these float16 values is NaN or infinite.
+bool all_finite_half(uintptr_t values, int64_t count);
+
 // One matrix of a stacked layer. Addresses of arrays that outlive it; order is nullptr or [inputs].
 struct Segment {
     const uint8_t *codes;

@@ -280,6 +280,8 @@ def test_nothing_is_rounded_twice(blocks: Path, tmp_path: Path) -> None:
 
 
 MIB = 1 << 20
+# The allocator's slack and the pages of code that are touched for the first time.
+ALLOWANCE = 32 * MIB
 SHAPE = {
     "model_type": "mistral",
     "vocab_size": 4096,
@@ -355,6 +357,6 @@ def test_one_layer_is_in_memory_at_a_time(blocks: Path, tmp_path: Path, rounding
     )
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout)
-    assert peak < model + layer_bytes, f"{peak / MIB:.0f} MiB beside a model of {model / MIB:.0f} MiB"
+    assert peak < model + layer_bytes + ALLOWANCE, f"{peak / MIB:.0f} MiB beside a model of {model / MIB:.0f} MiB"
     if rounding == "nearest":
         assert peak < 0.75 * model

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tampering import IDS, logits
 
 import tiny_checkpoints
+from ostro.core.errors import ConfigError
 from ostro.weights.folder import open_folder
 from ostro.weights.loader import load_model
 from ostro.weights.writer import save_checkpoint
@@ -67,8 +68,15 @@ def test_end_of_sequence_ids_are_kept(tmp_path: Path, ids: tuple[int, ...], stor
     assert json.loads((tmp_path / "written" / "config.json").read_text())["eos_token_id"] == stored
 
 
-@pytest.mark.parametrize("kind", ["ministral", "ministral3"])
-def test_what_config_json_of_a_mistral_cannot_say_is_not_written(tmp_path: Path, kind: str) -> None:
-    tiny = tiny_checkpoints.make(kind, tmp_path / "made")
-    with pytest.raises(AssertionError):
-        save_checkpoint(load_model(tiny.folder), tmp_path / "written")
+@pytest.mark.parametrize("kind", ["ministral", "ministral3", "ministral3-tied"])
+def test_windows_and_scaled_positions_are_written_as_their_model_types(tmp_path: Path, kind: str) -> None:
+    model = load_model(tiny_checkpoints.make(kind, tmp_path / "made").folder)
+    save_checkpoint(model, tmp_path / "written", dtype=torch.float32)
+    assert load_model(tmp_path / "written").config == model.config
+
+
+def test_what_no_model_type_can_say_is_not_written(tmp_path: Path) -> None:
+    model = load_model(tiny_checkpoints.make("ministral3", tmp_path / "made").folder)
+    model.config = dataclasses.replace(model.config, windows=(16, 0, 16))
+    with pytest.raises(ConfigError, match="no Hugging Face model type"):
+        save_checkpoint(model, tmp_path / "written")

@@ -45,7 +45,7 @@ def gptq(
     order; order_I gives another order. The scales of a group are chosen when its first input is reached, from its
     weights as they then are. An input that was always 0 is rounded to nearest.
 
-    Needs about two more matrices of the Hessian's size. Raises ConfigError where groups do not divide the inputs,
+    Needs about one more matrix of the Hessian's size. Raises ConfigError where groups do not divide the inputs,
     CheckpointError for numbers that are NaN, infinite or too large, and where no damping helps.
     """
     inputs = weight_OI.shape[1]
@@ -88,13 +88,14 @@ def inverse_factor(hessian_II: torch.Tensor, damping: float, name: str) -> torch
         damped_II = hessian_II.flip(0, 1)
         damped_II.diagonal().masked_fill_(~live_I.flip(0), mean)
         damped_II.diagonal().add_(tried * mean)
-        lower_II, info = torch.linalg.cholesky_ex(damped_II)
-        del damped_II
+        # Symmetric, so its transpose, in the order that LAPACK works in, is the same matrix: it becomes its factor.
+        lower_II, info = damped_II.T, torch.empty((), dtype=torch.int32, device=damped_II.device)
+        torch.linalg.cholesky_ex(lower_II, out=(lower_II, info))
         # What is not finite anywhere in a row makes its diagonal so.
         if not info and lower_II.diagonal().isfinite().all():
             invert_lower(lower_II)
-            factor_II: torch.Tensor = lower_II.flip(0, 1)
-            return factor_II
+            _reverse(lower_II)
+            return lower_II
     raise CheckpointError(
         f"The calibration statistics of '{name}' are not positive definite, not even with {dampings[-1]:g} times "
         "their mean added to the diagonal. Give more calibration text, or round this layer to nearest."
@@ -116,6 +117,18 @@ def invert_lower(lower_II: torch.Tensor) -> None:
     invert_lower(first_II)
     invert_lower(last_II)
     below_II.copy_(-(last_II @ below_II) @ first_II)
+
+
+def _reverse(matrix_II: torch.Tensor) -> None:
+    """Rows and columns in reverse, in place."""
+    size = len(matrix_II)
+    for start in range(0, size // 2, LEAF):
+        stop = min(start + LEAF, size // 2)
+        first = matrix_II[start:stop].flip(0, 1)
+        matrix_II[start:stop] = matrix_II[size - stop : size - start].flip(0, 1)
+        matrix_II[size - stop : size - start] = first
+    if size % 2:
+        matrix_II[size // 2] = matrix_II[size // 2].flip(0)
 
 
 def _round(

@@ -32,7 +32,7 @@ from ostro.kernels.packed_linear.layout import Codes, Packed, Scheme, pack
 from ostro.models.layers.decoder import Block, Decoder, Embedding
 from ostro.models.layers.linear import Linear
 from ostro.models.names import Binding, hf_names
-from ostro.weights.loader import Filling, load_model, open_model
+from ostro.weights.loader import Filling, load_model, materialise, open_model
 from ostro.weights.quantised.ostro import packed_tensors
 from ostro.weights.shards import ShardWriter
 from ostro.weights.writer import finish_quantised
@@ -112,7 +112,7 @@ class _Run:
         if evaluation_NL is None:
             evaluation_NL = torch.arange(UNASKED)[None] * 7 % model.config.vocab_size
         calibrated = needs_inputs(self._recipe)
-        _materialise(model.embed)
+        materialise(model.embed)
         filling.fill_under("embed")
         filling.finish()
         before = Stream(evaluation_NL, self._embed, model.rotary)
@@ -160,7 +160,7 @@ class _Run:
         target = f"layers.{index}"
         block = self._model.layers[index]
         assert isinstance(block, Block)
-        _materialise(block)
+        materialise(block)
         self._filling.fill_under(target)
         before.advance(block)
         parts = stages(block, target)
@@ -202,7 +202,7 @@ class _Run:
     def _head(self, before: Stream, after: Stream, shown: Stream | None) -> tuple[float, float]:
         """The final norm and the head. Returns the perplexities before and after."""
         model = self._model
-        _materialise(model.norm)
+        materialise(model.norm)
         self._filling.fill_under("norm")
         tensors: dict[str, torch.Tensor] = {}
         if model.head is None:
@@ -212,7 +212,7 @@ class _Run:
             dense = before.perplexity(model)
             model.embed = rounded
         else:
-            _materialise(model.head)
+            materialise(model.head)
             self._filling.fill_under("head")
             dense = before.perplexity(model)
             stage = Stage("head", model.head, model.norm.weight.data)
@@ -338,11 +338,6 @@ def quantise_matrix(
 def model_size(matrices: list[MatrixReport], writer: ShardWriter) -> tuple[int, int]:
     """(weights of the matrices, bytes of all that is stored)."""
     return sum(math.prod(matrix.shape) for matrix in matrices), writer.size
-
-
-def _materialise(module: nn.Module) -> None:
-    module.to_empty(device="cpu")
-    module.requires_grad_(False)
 
 
 def _key(binding: Binding) -> tuple[str, str]:

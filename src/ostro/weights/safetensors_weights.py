@@ -41,6 +41,7 @@ class SafetensorsWeights(Checkpoint):
         try:
             self._stored = self._open_all(files)
             self._reader = quantised.find(quantization, self._stored.keys()) if quantization else None
+            self._mappable = isinstance(self._reader, quantised.ostro.OstroReader)
         except BaseException:
             self.close()
             raise
@@ -72,7 +73,7 @@ class SafetensorsWeights(Checkpoint):
     def read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Weight:
         if self._reader is not None and self._parts(name):
             assert len(shape) == 2
-            return self._reader.read(name, self._read, (shape[0], shape[1]))
+            return self._reader.read(name, self._part, (shape[0], shape[1]))
         stored = self._stored[name]
         self._check_type(name, stored)
         value = stored.file.read(stored.entry)
@@ -96,6 +97,13 @@ class SafetensorsWeights(Checkpoint):
     def _parts(self, name: str) -> set[str]:
         """The tensors that a quantised weight is made of; none where it is not quantised."""
         return set() if self._reader is None else set(self._reader.parts(name)) & self._stored.keys()
+
+    def _part(self, name: str) -> torch.Tensor | None:
+        """A part of a quantised weight: mapped where it is multiplied as it is stored."""
+        stored = self._stored.get(name)
+        if stored is None or not self._mappable:
+            return self._read(name)
+        return stored.file.map(stored.entry)
 
     def _read(self, name: str) -> torch.Tensor | None:
         stored = self._stored.get(name)

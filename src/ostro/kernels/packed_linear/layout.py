@@ -175,6 +175,13 @@ def _pack_groups(values_OG: torch.Tensor, panels: int) -> torch.Tensor:
     return padded.view(panels, PANEL, groups).transpose(1, 2).contiguous()
 
 
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether no float16 value, of scales or shifts, is NaN or infinite."""
+    if native is not None and values.is_cpu and values.is_contiguous():
+        return bool(native.all_finite_half(values.data_ptr(), values.numel()))
+    return bool(values.isfinite().all())
+
+
 def unpack(packed: Packed) -> Codes:
     """Panels to plain order: the inverse of `pack`."""
     panels, blocks = packed.panels.shape[:2]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ostro.core.errors import CheckpointError, ConfigError
-from ostro.kernels.packed_linear.layout import Packed, Scheme
+from ostro.kernels.packed_linear.layout import Packed, Scheme, all_finite
 
 METHOD = "ostro"
 VERSION = 1
@@ -99,5 +99,5 @@ def _check(name: str, part: str, found: torch.Tensor | None, dtype: torch.dtype,
             f"The {part} of '{name}' are {list(found.shape)} of {str(found.dtype).removeprefix('torch.')}; the config "
             f"asks for {list(shape)} of {str(dtype).removeprefix('torch.')}."
         )
-    if dtype == torch.float16 and not found.isfinite().all():
+    if dtype == torch.float16 and not all_finite(found):
         raise CheckpointError(f"The {part} of '{name}' hold NaN or infinity; quantise the checkpoint again.")
