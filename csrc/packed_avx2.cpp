@@ -34,10 +34,13 @@ static inline __attribute__((always_inline)) __m256i accumulate(__m256i sum, __m
 #endif
 }
 
-template <int kBits, int kRows, bool kShifted>
-static inline __attribute__((always_inline)) void half_tile(const Panel &panel, Depth depth, const Activations &x,
+// kHalves halves of a panel, from the first or, of one only, from `half` on. Registers c of a tile: half c / 2, its low
+// nibbles (outputs 8 h + 0..7) or high ones (16 + 8 h + 0..7).
+template <int kBits, int kRows, int kHalves, bool kShifted>
+static inline __attribute__((always_inline)) void part_tile(const Panel &panel, Depth depth, const Activations &x,
                                                             float *out, int half) {
     constexpr int64_t kBytes = kPanel * kBlock * kBits / 8;
+    constexpr int kColumns = 2 * kHalves;
     const __m256i low_half = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
 #ifdef OSTRO_AVXVNNI
@@ -46,48 +49,51 @@ static inline __attribute__((always_inline)) void half_tile(const Panel &panel, 
     constexpr bool kWide = kBits == 8;
 #endif
     (void)flip, (void)low_half, (void)ones;
-    __m256 total[kRows][2];
-    for (int r = 0; r < kRows; ++r) total[r][0] = total[r][1] = _mm256_setzero_ps();
+    __m256 total[kRows][kColumns], scale[kColumns], shift[kColumns];
+    for (int c = 0; c < kColumns; ++c) {
+        scale[c] = shift[c] = _mm256_setzero_ps();
+        for (int r = 0; r < kRows; ++r) total[r][c] = _mm256_setzero_ps();
+    }
     const uint8_t *codes = panel.codes + 32 * half;
-    const int at0 = 8 * half, at1 = 16 + 8 * half;
-    __m256 scale0 = _mm256_setzero_ps(), scale1 = scale0, shift0 = scale0, shift1 = scale0;
+    int at[kColumns];
+    for (int c = 0; c < kColumns; ++c) at[c] = 8 * (half + c / 2) + 16 * (c % 2);
     int64_t left = 0, group = 0;
     for (int64_t b = 0; b < depth.blocks; ++b, codes += kBytes) {
         if (left == 0) {
             left = depth.blocks_per_group;
-            const uint16_t *scales = panel.scales + group * kPanel;
-            scale0 = eight_scales(scales + at0), scale1 = eight_scales(scales + at1);
-            if (kShifted) {
-                const uint16_t *shifts = panel.shifts + group * kPanel;
-                shift0 = eight_scales(shifts + at0), shift1 = eight_scales(shifts + at1);
+            for (int c = 0; c < kColumns; ++c) {
+                scale[c] = eight_scales(panel.scales + group * kPanel + at[c]);
+                if (kShifted) shift[c] = eight_scales(panel.shifts + group * kPanel + at[c]);
             }
             ++group;
         }
         --left;
         if (kRows > 1)
-            for (int64_t at = 0; at < panel.ahead_step; at += 64)
-                _mm_prefetch(reinterpret_cast<const char *>(panel.ahead + b * panel.ahead_step + at), _MM_HINT_T1);
-        __m256i dot[kRows][2];
+            for (int64_t step = 0; step < panel.ahead_step; step += 64)
+                _mm_prefetch(reinterpret_cast<const char *>(panel.ahead + b * panel.ahead_step + step), _MM_HINT_T1);
+        __m256i dot[kRows][kColumns];
         for (int r = 0; r < kRows; ++r)
-            dot[r][0] = dot[r][1] =
-                kWide ? _mm256_set1_epi32(x.start[r * x.block_stride + b]) : _mm256_setzero_si256();
+            for (int c = 0; c < kColumns; ++c)
+                dot[r][c] = kWide ? _mm256_set1_epi32(x.start[r * x.block_stride + b]) : _mm256_setzero_si256();
         const int8_t *xb = x.codes + b * kBlock;
 #pragma GCC unroll 8
         for (int j = 0; j < 8; ++j) {
-            __m256i first, second;
-            if (kBits == 4) {
-                __m256i both = load(codes + 64 * j);
-                first = _mm256_and_si256(both, low_half);
-                second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_half);
-                if (kRows == 1) _mm_prefetch(reinterpret_cast<const char *>(codes + 64 * j + kAhead), _MM_HINT_T0);
-            } else {
-                first = load(codes + 128 * j), second = load(codes + 128 * j + 64);
+            if (kRows == 1)
+                for (int line = 0; line < kBits / 4; ++line)
+                    _mm_prefetch(reinterpret_cast<const char *>(codes + 16 * kBits * j + 64 * line + kAhead), _MM_HINT_T0);
+            __m256i word[kColumns];
+#pragma GCC unroll 2
+            for (int h = 0; h < kHalves; ++h) {
+                if (kBits == 4) {
+                    __m256i both = load(codes + 64 * j + 32 * h);
+                    word[2 * h] = _mm256_and_si256(both, low_half);
+                    word[2 * h + 1] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_half);
+                } else {
+                    word[2 * h] = load(codes + 128 * j + 32 * h), word[2 * h + 1] = load(codes + 128 * j + 64 + 32 * h);
 #ifndef OSTRO_AVXVNNI
-                first = _mm256_xor_si256(first, flip), second = _mm256_xor_si256(second, flip);
+                    word[2 * h] = _mm256_xor_si256(word[2 * h], flip);
+                    word[2 * h + 1] = _mm256_xor_si256(word[2 * h + 1], flip);
 #endif
-                if (kRows == 1) {
-                    _mm_prefetch(reinterpret_cast<const char *>(codes + 128 * j + kAhead), _MM_HINT_T0);
-                    _mm_prefetch(reinterpret_cast<const char *>(codes + 128 * j + 64 + kAhead), _MM_HINT_T0);
                 }
             }
 #pragma GCC unroll 4
@@ -95,37 +101,37 @@ static inline __attribute__((always_inline)) void half_tile(const Panel &panel, 
                 int32_t quad;
                 std::memcpy(&quad, xb + r * x.code_stride + 4 * j, 4);
                 __m256i spread = _mm256_set1_epi32(quad);
-                dot[r][0] = accumulate<kBits>(dot[r][0], first, spread, ones);
-                dot[r][1] = accumulate<kBits>(dot[r][1], second, spread, ones);
+#pragma GCC unroll 4
+                for (int c = 0; c < kColumns; ++c) {
+                    dot[r][c] = accumulate<kBits>(dot[r][c], word[c], spread, ones);
+                    // Or GCC makes all products of a block first, puts them on the stack, and adds them up
+                    // afterwards: a third of the speed was lost to that.
+                    __asm__("" : "+x"(dot[r][c]));
+                }
             }
         }
         for (int r = 0; r < kRows; ++r) {
-            if (!kWide) {
-                __m256i start = _mm256_set1_epi32(x.start[r * x.block_stride + b]);
-                dot[r][0] = _mm256_add_epi32(_mm256_madd_epi16(dot[r][0], ones), start);
-                dot[r][1] = _mm256_add_epi32(_mm256_madd_epi16(dot[r][1], ones), start);
-            }
-            __m256 sx = _mm256_set1_ps(x.scale[r * x.block_stride + b]);
-            total[r][0] = _mm256_fmadd_ps(_mm256_mul_ps(scale0, sx), _mm256_cvtepi32_ps(dot[r][0]), total[r][0]);
-            total[r][1] = _mm256_fmadd_ps(_mm256_mul_ps(scale1, sx), _mm256_cvtepi32_ps(dot[r][1]), total[r][1]);
-            if (kShifted) {
-                __m256 sum = _mm256_set1_ps(x.sum[r * x.block_stride + b]);
-                total[r][0] = _mm256_fmadd_ps(shift0, sum, total[r][0]);
-                total[r][1] = _mm256_fmadd_ps(shift1, sum, total[r][1]);
+            const __m256 sx = _mm256_set1_ps(x.scale[r * x.block_stride + b]);
+            const __m256i start = _mm256_set1_epi32(x.start[r * x.block_stride + b]);
+            (void)start;
+            for (int c = 0; c < kColumns; ++c) {
+                if (!kWide) dot[r][c] = _mm256_add_epi32(_mm256_madd_epi16(dot[r][c], ones), start);
+                total[r][c] = _mm256_fmadd_ps(_mm256_mul_ps(scale[c], sx), _mm256_cvtepi32_ps(dot[r][c]), total[r][c]);
+                if (kShifted)
+                    total[r][c] = _mm256_fmadd_ps(shift[c], _mm256_set1_ps(x.sum[r * x.block_stride + b]), total[r][c]);
             }
         }
     }
-    for (int r = 0; r < kRows; ++r) {
-        _mm256_storeu_ps(out + r * kPanel + at0, total[r][0]);
-        _mm256_storeu_ps(out + r * kPanel + at1, total[r][1]);
-    }
+    for (int r = 0; r < kRows; ++r)
+        for (int c = 0; c < kColumns; ++c) _mm256_storeu_ps(out + r * kPanel + at[c], total[r][c]);
 }
 
-// One row reads each line of the weights once, so both halves are done together.
+// One row has registers for both halves, and reads each line of the weights once.
 template <int kBits, int kRows, bool kShifted>
 static void tile(const Panel &panel, Depth depth, const Activations &x, float *out) {
-    half_tile<kBits, kRows, kShifted>(panel, depth, x, out, 0);
-    half_tile<kBits, kRows, kShifted>(panel, depth, x, out, 1);
+    if (kRows == 1) return part_tile<kBits, kRows, 2, kShifted>(panel, depth, x, out, 0);
+    part_tile<kBits, kRows, 1, kShifted>(panel, depth, x, out, 0);
+    part_tile<kBits, kRows, 1, kShifted>(panel, depth, x, out, 1);
 }
 
 template <int kBits, bool kShifted>
