@@ -1,4 +1,6 @@
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "half.h"
 #include "packed.h"
@@ -8,36 +10,60 @@
 namespace ostro {
 namespace {
 
+constexpr int kCodes = kPanel * 4;  // of a quad
+
+// A block's codes as 16-bit numbers, in the order [quad][output][input of the quad].
+template <int kBits>
+void spread(const uint8_t *codes, int16_t *wide) {
+    for (int j = 0; j < 8; ++j, wide += kCodes) {
+        if (kBits == 4) {
+            const uint8_t *quad = codes + kCodes / 2 * j;
+            for (int i = 0; i < kCodes / 2; ++i) wide[i] = quad[i] & 15;
+            for (int i = 0; i < kCodes / 2; ++i) wide[kCodes / 2 + i] = static_cast<int16_t>(quad[i] >> 4);
+        } else {
+            for (int i = 0; i < kCodes; ++i) wide[i] = codes[kCodes * j + i];
+        }
+    }
+}
+
+// dot[o] += the block's products. Every product fits 16 bits (255 x 127); those of 4-bit codes do so summed up over a
+// block's 8 quads (8 x 15 x 127 = 15240), which is what lets a plain loop use all lanes of a register.
+template <int kBits>
+void multiply_block(const int16_t *wide, const int8_t *x, int32_t *dot) {
+    using Sum = std::conditional_t<kBits == 4, int16_t, int32_t>;
+    Sum sums[kCodes] = {};
+    for (int j = 0; j < 8; ++j, wide += kCodes) {
+        int16_t quad[4], values[kCodes];
+        for (int k = 0; k < 4; ++k) quad[k] = x[4 * j + k];
+        for (int o = 0; o < kPanel; ++o) std::memcpy(values + 4 * o, quad, sizeof quad);
+        for (int i = 0; i < kCodes; ++i)
+            sums[i] = static_cast<Sum>(sums[i] + static_cast<int16_t>(wide[i] * values[i]));
+    }
+    for (int o = 0; o < kPanel; ++o) dot[o] += sums[4 * o] + sums[4 * o + 1] + sums[4 * o + 2] + sums[4 * o + 3];
+}
+
 template <int kBits>
 void tile(const Panel &panel, Depth depth, const Activations &x, int rows, float *out) {
-    constexpr int64_t kBytes = kPanel * kBlock * kBits / 8, kQuad = kBytes / 8;
+    constexpr int64_t kBytes = kPanel * kBlock * kBits / 8;
     for (int i = 0; i < rows * kPanel; ++i) out[i] = 0.0f;
+    float scale[kPanel] = {}, shift[kPanel] = {};
+    int64_t left = 0, group = 0;
     for (int64_t b = 0; b < depth.blocks; ++b) {
-        const uint8_t *codes = panel.codes + b * kBytes;
-        int64_t group = b / depth.blocks_per_group;
-        float scale[kPanel], shift[kPanel];
-        for (int o = 0; o < kPanel; ++o) {
-            scale[o] = half_to_float(panel.scales[group * kPanel + o]);
-            shift[o] = panel.shifts ? half_to_float(panel.shifts[group * kPanel + o]) : 0.0f;
+        if (left == 0) {
+            left = depth.blocks_per_group;
+            for (int o = 0; o < kPanel; ++o) {
+                scale[o] = half_to_float(panel.scales[group * kPanel + o]);
+                shift[o] = panel.shifts ? half_to_float(panel.shifts[group * kPanel + o]) : 0.0f;
+            }
+            ++group;
         }
+        --left;
+        int16_t wide[8 * kCodes];
+        spread<kBits>(panel.codes + b * kBytes, wide);
         for (int r = 0; r < rows; ++r) {
-            const int8_t *xb = x.codes + r * x.code_stride + b * kBlock;
             int32_t dot[kPanel];
             for (int o = 0; o < kPanel; ++o) dot[o] = x.start[r * x.block_stride + b];
-            for (int j = 0; j < 8; ++j) {
-                const uint8_t *quad = codes + kQuad * j;
-                for (int k = 0; k < 4; ++k) {
-                    int32_t value = xb[4 * j + k];
-                    for (int o = 0; o < kPanel; ++o) {
-                        int32_t code;
-                        if (kBits == 4)
-                            code = o < 16 ? quad[4 * o + k] & 15 : quad[4 * (o - 16) + k] >> 4;
-                        else
-                            code = quad[4 * o + k];
-                        dot[o] += code * value;
-                    }
-                }
-            }
+            multiply_block<kBits>(wide, x.codes + r * x.code_stride + b * kBlock, dot);
             float sx = x.scale[r * x.block_stride + b], sum = x.sum[r * x.block_stride + b];
             float *yr = out + r * kPanel;
             for (int o = 0; o < kPanel; ++o) yr[o] += scale[o] * sx * static_cast<float>(dot[o]);
