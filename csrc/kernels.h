@@ -14,6 +14,11 @@ void rms_norm(DType dtype, uintptr_t out, uintptr_t x, uintptr_t residual, uintp
 // out[t, f] = silu(gate_up[t, f]) * gate_up[t, width + f].
 void silu_mul(DType dtype, uintptr_t out, uintptr_t gate_up, int64_t rows, int64_t width);
 
+// One token a row, [rows] int64, from probabilities [rows, vocabulary] float32 whose rows are `stride` apart. draws: [rows]
+// float64. filters: [rows, 3] float64: top_k (0 for none), top_p, min_p.
+void pick_tokens(uintptr_t tokens, uintptr_t probs, int64_t stride, uintptr_t draws, uintptr_t filters, int64_t rows,
+                 int64_t vocabulary);
+
 // Rotates (rotate-half) the q and k heads of qkv[t, (heads + 2 kv_heads) * head_dim]; q in place and times
 // q_scale[t] if given; k and v go to row slots[t] of the caches [slots, kv_heads, row], kv: a KVType.
 void rope_write(DType dtype, uintptr_t qkv, uintptr_t cos, uintptr_t sin, uintptr_t q_scale, uintptr_t slots,

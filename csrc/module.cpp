@@ -33,6 +33,7 @@ NB_MODULE(_native, m) {
     nb::enum_<ostro::DType>(m, "DType").value("f32", ostro::DType::f32).value("bf16", ostro::DType::bf16);
     m.def("rms_norm", &ostro::rms_norm, release());
     m.def("silu_mul", &ostro::silu_mul, release());
+    m.def("pick_tokens", &ostro::pick_tokens, release());
     m.def("rope_write", &ostro::rope_write, release());
     m.def("paged_attention", &ostro::paged_attention, release());
     m.def("chunk_attention", &ostro::chunk_attention, release());

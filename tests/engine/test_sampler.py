@@ -16,6 +16,7 @@ from ostro.core.sampling import SamplingParams
 from ostro.engine import sampler
 from ostro.engine.randomness import uniform
 from ostro.engine.sampler import SampleRow, sample
+from ostro.kernels.pick_tokens import pick_tokens, reference
 
 LARGEST_DRAW = 1 - 2.0**-53
 
@@ -88,17 +89,17 @@ def drawn_at(logits: torch.Tensor, params: SamplingParams, draws: list[float]) -
 def test_what_has_no_probability_is_no_reason_to_sort_a_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grammar may leave fewer tokens than top_k asks for."""
     counts: list[int] = []
-    best = sampler._best
+    best = reference.best
 
     def counted(probs_RV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         counts.append(count)
         return best(probs_RV, count)
 
-    monkeypatch.setattr(sampler, "_best", counted)
+    monkeypatch.setattr(reference, "best", counted)
     probs = torch.zeros(1, 50_000)
     probs[0, [7, 40_000]] = torch.tensor([0.25, 0.75])
-    kept, ids = sampler._kept(probs, [SamplingParams(temperature=1, top_k=20)])
-    assert counts == [sampler.FIRST_CANDIDATES]
+    kept, ids = reference.kept(probs, [SamplingParams(temperature=1, top_k=20)])
+    assert counts == [reference.FIRST_CANDIDATES]
     assert ids[0, :2].tolist() == [40_000, 7]
     assert kept[0].tolist() == [0.75, 0.25] + [0.0] * (kept.shape[1] - 2)
 
@@ -166,7 +167,7 @@ def test_flat_distributions_over_a_large_vocabulary(params: SamplingParams, spre
     """Thousands of tokens pass: the first 128 candidates are far from enough."""
     logits = normal(20_000, spread=spread)
     kept = reference_kept(reference_probs(logits[0], params), params)
-    assert len(kept) > 3 * sampler.FIRST_CANDIDATES
+    assert len(kept) > 3 * reference.FIRST_CANDIDATES
     check_kept(logits, params, most=20)
 
 
@@ -231,7 +232,7 @@ def test_the_largest_draw_stays_within_the_mass() -> None:
     for seed in range(200):
         weights = torch.rand(1, 9, generator=torch.Generator().manual_seed(seed)) * 1.7
         weights[0, -3:] = 0
-        index = sampler._invert(weights, torch.tensor([LARGEST_DRAW], dtype=torch.float64))
+        index = reference.invert(weights, torch.tensor([LARGEST_DRAW], dtype=torch.float64))
         assert weights[0, index] > 0
 
 
@@ -415,3 +416,53 @@ def test_logprobs_are_none_unless_asked_for_and_fit_a_small_vocabulary() -> None
     assert logprobs is not None
     assert len(logprobs[0].top) == 5
     assert math.fsum(math.exp(value) for _, value in logprobs[0].top) == pytest.approx(1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 400),
+    st.integers(0, 9999),
+    st.sampled_from([0.0, 0.5, 3.0, 30.0]),
+    st.booleans(),
+    st.lists(
+        st.builds(
+            SamplingParams,
+            temperature=st.just(1.0),
+            top_k=st.sampled_from([0, 0, 1, 2, 7, 40, 500]),
+            top_p=st.sampled_from([1.0, 1.0, 1e-6, 0.3, 0.9, 0.999]),
+            min_p=st.sampled_from([0.0, 0.0, 0.02, 0.5, 1.0]),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_native_picks_are_those_of_the_reference(
+    vocabulary: int, seed: int, spread: float, ties: bool, params: list[SamplingParams]
+) -> None:
+    """Both cut at the same token: for every draw the same pick, ties by token id and all."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, vocabulary, generator=generator) * spread
+    probs = torch.softmax(logits.round() if ties else logits, dim=-1)
+    draws = torch.cat(
+        [
+            torch.rand(60, generator=generator, dtype=torch.float64),
+            torch.tensor([0.0, LARGEST_DRAW], dtype=torch.float64),
+        ]
+    )
+    for one in params:
+        rows = [one] * len(draws)
+        expected = reference.pick_tokens(probs.expand(len(draws), -1), draws, rows)
+        got = pick_tokens(probs.expand(len(draws), -1), draws, rows)
+        if not torch.equal(got, expected):
+            # Where a sum is within rounding of top_p, one token more or less is right too: shares then move by its own.
+            ordered = probs[0].double().sort(descending=True).values.cumsum(0)
+            assert bool(((ordered - one.top_p).abs() < 1e-12).any())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_distribution_gives_a_token_all_the_same(bad: float) -> None:
+    probs = torch.full((2, 50), 0.02)
+    probs[1, 7] = bad
+    tokens = pick_tokens(probs, torch.tensor([0.5, 0.5], dtype=torch.float64), [SamplingParams(top_p=0.9)] * 2)
+    assert 0 <= int(tokens[0]) < 45
+    assert 0 <= int(tokens[1]) < 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from ostro.core.options import EngineOptions
@@ -13,7 +14,11 @@ def load(options: EngineOptions, progress: Progress) -> StepEngine:
     progress(0, 1, "starting PyTorch")
     from ostro.engine.engine import Engine
 
-    return Engine.load(options, progress=progress)
+    engine = Engine.load(options, progress=progress)
+    # What was made so far stays: the collector need not go through PyTorch's modules again and again between steps.
+    gc.collect()
+    gc.freeze()
+    return engine
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ NATIVE_DTYPES: dict[torch.dtype, Any] = (
 # How the KV cache may hold numbers, as native code calls it.
 KV_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
-OPS = ("rms_norm", "silu_mul", "rope_write", "paged_attention")
+OPS = ("rms_norm", "silu_mul", "rope_write", "paged_attention", "pick_tokens")
 
 
 def use_native(x: torch.Tensor, *others: torch.Tensor) -> bool:
