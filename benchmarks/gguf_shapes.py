@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -39,8 +40,11 @@ NAMES = {
 }
 
 
-def write_gguf(model: Decoder, path: Path, kind: str) -> None:
-    """A model's weights as llama.cpp's converter and its reference quantiser write them. No vocabulary."""
+def write_gguf(
+    model: Decoder, path: Path, kind: str, describe: Callable[[gguf.GGUFWriter], None] | None = None
+) -> None:
+    """A model's weights as llama.cpp's converter and its reference quantiser write them. No vocabulary, unless
+    `describe` adds one."""
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     _shape_keys(
@@ -56,6 +60,10 @@ def write_gguf(model: Decoder, path: Path, kind: str) -> None:
         eps=config.rms_norm_eps,
         vocabulary=config.vocab_size,
     )
+    if describe is None:
+        writer.add_tokenizer_model("no_vocab")
+    else:
+        describe(writer)
     quantisation = gguf.GGMLQuantizationType[kind]
     for name, weight in hf_tensors(model, torch.float32).items():
         stem, suffix = name.rsplit(".", 1)
@@ -102,7 +110,6 @@ def _shape_keys(
     writer.add_rope_freq_base(theta)
     writer.add_layer_norm_rms_eps(eps)
     writer.add_vocab_size(vocabulary)
-    writer.add_tokenizer_model("no_vocab")
 
 
 def _finish(writer: gguf.GGUFWriter) -> None:
@@ -137,6 +144,7 @@ def make_gguf(shape: str, folder: Path) -> Path:
         eps=config["rms_norm_eps"],
         vocabulary=config["vocab_size"],
     )
+    writer.add_tokenizer_model("no_vocab")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
     generator = np.random.default_rng(0)
 

@@ -41,8 +41,8 @@ def run(
     text = sys.stdin.read() if prompt == "-" else prompt
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     llm = LLM(model, device=device, dtype=dtype, quantize=quantize, kv_dtype=kv_dtype)  # type: ignore[arg-type]  # LLM checks the names
-    # A bare tokenizer.json ("hf") does not say how its model was taught to chat.
-    as_chat = not raw and llm.tokenizer is not None and llm.tokenizer.version != "hf"
+    # A bare tokenizer.json does not say how its model was taught to chat.
+    as_chat = not raw and llm.tokenizer is not None and llm.tokenizer.can_chat
     if as_json:
         typer.echo(json.dumps(_answer(llm, model, text, params, as_chat=as_chat), ensure_ascii=False))
         return

@@ -45,8 +45,15 @@ def _load_gguf(path: Path) -> Tokenizer | None:
     if metadata.get("tokenizer.ggml.model", "no_vocab") == "no_vocab":
         return None
     made = gguf_vocabulary(metadata)
-    special = (made.tokenizer_config[key] for key in ("bos_token", "eos_token"))
-    return HuggingFaceTokenizer.of(str(path), made.tokenizer_json, *special)
+    config = made.tokenizer_config
+    return HuggingFaceTokenizer.of(
+        str(path),
+        made.tokenizer_json,
+        config["bos_token"],
+        config["eos_token"],
+        config["chat_template"],
+        adds_bos=config["add_bos_token"],
+    )
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:

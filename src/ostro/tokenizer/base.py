@@ -61,6 +61,11 @@ class Tokenizer(ABC):
         return None
 
     @property
+    def can_chat(self) -> bool:
+        """Whether there is a template for conversations."""
+        return True
+
+    @property
     def can_call_tools(self) -> bool:
         """Whether the template has a place for tools and the vocabulary a marker for calls."""
         return self.special_id("[TOOL_CALLS]") is not None

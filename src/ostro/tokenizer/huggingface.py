@@ -10,6 +10,8 @@ from typing import Any
 
 from ostro.core.errors import InvalidRequestError, TokenizerError
 from ostro.tokenizer.base import Tokenizer
+from ostro.tokenizer.conversation import read_messages
+from ostro.tokenizer.templates import ChatTemplate
 
 _SPACE = "▁"  # U+2581
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -17,12 +19,23 @@ _KNOWN_DECODERS = {"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", 
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """Byte-level BPE, or BPE with ▁ for a space and byte fallback. It has no chat template."""
+    """Byte-level BPE, or BPE with ▁ for a space and byte fallback. It chats by a Jinja template that came with it."""
 
     version = "hf"
 
-    def __init__(self, inner: Any, decoders: list[dict[str, Any]], bos: str | None, eos: str | None) -> None:
-        """inner: a `tokenizers.Tokenizer`. decoders: its decoder steps as in the file."""
+    def __init__(
+        self,
+        inner: Any,
+        decoders: list[dict[str, Any]],
+        bos: str | None,
+        eos: str | None,
+        template: str | None = None,
+        origin: str = "the tokenizer",
+        *,
+        adds_bos: bool = False,
+    ) -> None:
+        """inner: a `tokenizers.Tokenizer`. decoders: its decoder steps as in the file. adds_bos: a prompt begins with
+        bos where the template does not say so."""
         super().__init__()
         # Control tokens in a user's text are text: without this, "</s>" would end the sequence.
         inner.encode_special_tokens = True
@@ -34,6 +47,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self.bos_id = self._id_of(bos)
         eos_id = self._id_of(eos)
         self.eos_ids = () if eos_id is None else (eos_id,)
+        self._adds_bos = adds_bos
+        self._template: ChatTemplate | None = None
+        if template is not None:
+            specials = [self._piece(token) for token in sorted(self._special)]
+            self._template = ChatTemplate(template, specials, bos=bos or "", eos=eos or "", origin=origin)
 
     @classmethod
     def load(cls, path: Path) -> HuggingFaceTokenizer:
@@ -46,11 +64,28 @@ class HuggingFaceTokenizer(Tokenizer):
         except (OSError, ValueError) as error:
             raise TokenizerError(f"{path} cannot be read: {error}. Download it again.") from error
         config = path.with_name("tokenizer_config.json")
-        return cls.of(str(path), text, *(_special_name(config, key) for key in ("bos_token", "eos_token")))
+        values = _read_config(config)
+        return cls.of(
+            str(path),
+            text,
+            _special_name(values.get("bos_token")),
+            _special_name(values.get("eos_token")),
+            _template_of(path.parent, values),
+            adds_bos=values.get("add_bos_token") is True,
+        )
 
     @classmethod
-    def of(cls, origin: str, text: str, bos: str | None, eos: str | None) -> HuggingFaceTokenizer:
-        """From the text of a `tokenizer.json`. origin: what errors call it."""
+    def of(
+        cls,
+        origin: str,
+        text: str,
+        bos: str | None,
+        eos: str | None,
+        template: str | None = None,
+        *,
+        adds_bos: bool = False,
+    ) -> HuggingFaceTokenizer:
+        """From the text of a `tokenizer.json`. origin: what errors call it. template: of chats, in Jinja."""
         from tokenizers import Tokenizer as Inner
 
         try:
@@ -68,25 +103,44 @@ class HuggingFaceTokenizer(Tokenizer):
                 "one by one; byte-level and SentencePiece-like decoders can. Put the checkpoint's tekken.json or "
                 "tokenizer.model beside it."
             )
-        return cls(inner, decoders, bos or "<s>", eos or "</s>")
+        return cls(inner, decoders, bos or "<s>", eos or "</s>", template, origin, adds_bos=adds_bos)
+
+    @property
+    def can_chat(self) -> bool:
+        return self._template is not None
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 
     def encode_chat(
         self,
-        messages: list[dict[str, Any]],  # noqa: ARG002
+        messages: list[dict[str, Any]],
         *,
-        tools: Sequence[Mapping[str, Any]] = (),  # noqa: ARG002
-        continue_final: bool = False,  # noqa: ARG002
-        reasoning_effort: str | None = None,  # noqa: ARG002
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_final: bool = False,
+        reasoning_effort: str | None = None,
     ) -> list[int]:
-        """Always refused: the file does not say how its model was taught to chat."""
-        raise InvalidRequestError(
-            "This model has only a tokenizer.json, which holds no chat template, so it cannot chat. Put its "
-            "tekken.json or tokenizer.model into the folder, or send a plain prompt to /v1/completions.",
-            param="messages",
-        )
+        """By the template that came with the file. Tools and reasoning effort are refused: how a model that brings no
+        tokenizer of Mistral's writes calls is not known."""
+        if self._template is None:
+            raise InvalidRequestError(
+                "This model came with no chat template, so it cannot chat. Put its tekken.json or "
+                "tokenizer.model into the folder, or send a plain prompt to /v1/completions.",
+                param="messages",
+            )
+        for given, param in ((tools, "tools"), (reasoning_effort, "reasoning_effort")):
+            if given:
+                raise InvalidRequestError(
+                    f"This model chats by a plain template, which {param} have no known place in. Put its tekken.json "
+                    "or tokenizer.model beside it, or leave them out.",
+                    param=param,
+                    code="unsupported_parameter",
+                )
+        turns = read_messages(messages, continue_final=continue_final)
+        ids = self._template.encode(turns, self._encode_text, self._inner.token_to_id)
+        if self._adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
 
     def leading_bytes(self, token_id: int) -> bytes:
         piece = self.token_bytes(token_id)
@@ -129,16 +183,38 @@ def _drops_leading_space(step: dict[str, Any]) -> bool:
     return step["type"] == "Strip" and step.get("content") == " " and int(step.get("start", 0)) > 0
 
 
-def _special_name(config: Path, key: str) -> str | None:
-    """A token's text in `tokenizer_config.json`: a string, or an object with `content`."""
-    if not config.is_file():
-        return None
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """`tokenizer_config.json`; nothing where there is none."""
+    if not path.is_file():
+        return {}
     try:
-        value = json.loads(config.read_text(encoding="utf-8")).get(key)
-    except (ValueError, AttributeError) as error:
-        raise TokenizerError(f"{config} is not a JSON object: {error}. Download it again.") from error
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path} is not JSON: {error}. Download it again.") from error
+    if not isinstance(values, dict):
+        raise TokenizerError(f"{path} is not a JSON object. Download it again.")
+    return values
+
+
+def _special_name(value: object) -> str | None:
+    """A token's text: a string, or an object with `content`."""
     content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) else None
+
+
+def _template_of(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """`chat_template.jinja`, or what the config holds: a text, or a list of named ones."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise TokenizerError(f"{file} cannot be read: {error}. Download it again.") from error
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def _byte_of_char() -> dict[str, int]:

@@ -71,7 +71,7 @@ def _describe(context: ServerContext, model: ServedModel) -> dict[str, Any]:
         "state": state,
         "reason": reason or None,
         "capabilities": {
-            "completion_chat": model.tokenizer is not None and model.tokenizer.version != "hf",
+            "completion_chat": model.tokenizer is not None and model.tokenizer.can_chat,
             "function_calling": model.tokenizer is not None and model.tokenizer.can_call_tools,
             "completion_fim": model.tokenizer is not None and model.tokenizer.can_fill_in_middle,
             "reasoning": model.tokenizer is not None and model.tokenizer.can_reason,
