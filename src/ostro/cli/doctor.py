@@ -60,9 +60,12 @@ def _versions() -> dict[str, str]:
 def _machine() -> dict[str, Any]:
     import psutil
 
+    from ostro.core.cpus import allowed_cpus, plan_cpus
+
     model, features = read_cpuinfo(Path("/proc/cpuinfo"))
     memory = psutil.virtual_memory()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = len(allowed_cpus())
+    plan = plan_cpus(allowed_cpus())
     return {
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
@@ -70,6 +73,8 @@ def _machine() -> dict[str, Any]:
         "features": [feature for feature in CPU_FEATURES if feature in features],
         "cores": psutil.cpu_count(logical=False) or affinity,
         "usable_threads": affinity,
+        "compute_cpus": list(plan.compute),
+        "compute_cpus_reason": plan.reason,
         "memory": memory.total,
         "memory_available": memory.available,
     }
@@ -197,6 +202,7 @@ def _print(report: dict[str, Any]) -> None:
         ("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
         ("system", f"{machine['system']} on {machine['architecture']}"),
         ("cpu", f"{machine['cpu']}; {machine['cores']} cores, {machine['usable_threads']} usable threads"),
+        ("compute threads", f"{len(machine['compute_cpus'])}: {machine['compute_cpus_reason']}"),
         ("features", " ".join(machine["features"]) or "none of note"),
         ("memory", f"{_gigabytes(machine['memory'])}, {_gigabytes(machine['memory_available'])} free"),
         *_torch_rows(torch),

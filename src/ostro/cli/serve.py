@@ -11,6 +11,7 @@ import typer
 
 from ostro.cli.sharing import own_name, parse_models, survey
 from ostro.cli.sizes import parse_size
+from ostro.core.cpus import confine_to_others
 
 if TYPE_CHECKING:
     from ostro.core.options import EngineOptions
@@ -72,7 +73,12 @@ def serve(
     max_batch_tokens: int | None = typer.Option(None, help="Most tokens in a step; prompts are cut to fit."),
     max_waiting: int | None = typer.Option(None, help="Most waiting requests; one more is answered 429."),
     speculate: int | None = typer.Option(None, help="Tokens to draft per step by prompt lookup; 0 is off."),
-    threads: int | None = typer.Option(None, min=1, help="CPU threads."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads of an engine; one a core if not given."),
+    pin: bool = typer.Option(
+        True,
+        "--pin/--no-pin",
+        help="Keep engines to the cores that they compute on, and HTTP to other hardware threads. Not with --threads.",
+    ),
     memory_limit: str | None = typer.Option(
         None, help=f"Resident memory at which the engine process is restarted, {_SIZE_HELP}."
     ),
@@ -97,10 +103,13 @@ def serve(
         "max_waiting": max_waiting,
         "speculate": speculate,
         "threads": threads,
+        "pin": pin,
     }
     named = parse_models(model, more or (), served_name)
     chosen: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     models = [_options(what, name, chosen) for name, what in named.items()]
+    if pin and threads is None:
+        confine_to_others()
     pool = None
     if len(models) > 1 or memory_budget or idle_unload:
         models, pool = _share(models, parse_size(memory_budget), idle_unload, load_timeout)

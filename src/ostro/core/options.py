@@ -29,7 +29,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     prefix_caching: reuse KV blocks of equal prefixes.
     speculate: draft tokens proposed per step by prompt lookup; 0 is off.
     ageing_s: a waiting request gains one priority level in so many seconds.
-    threads: CPU threads; None takes what the machine has.
+    threads: CPU threads; None takes one a core (`core/cpus.py`).
+    pin: with threads None, an engine's process keeps to the cores that it computes on.
     """
 
     model: str
@@ -48,6 +49,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     speculate: int = 0
     ageing_s: float = 10.0
     threads: int | None = None
+    pin: bool = True
 
     def __post_init__(self) -> None:
         for field in ("block_size", "max_num_seqs", "max_batch_tokens", "max_waiting"):

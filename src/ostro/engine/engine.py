@@ -11,6 +11,7 @@ import torch
 
 from ostro.compression.on_load import OnLoad
 from ostro.compression.schemes import scheme_of
+from ostro.core.cpus import allowed_cpus, plan_cpus
 from ostro.core.errors import ConfigError, InvalidRequestError, PromptTooLongError, QueueFullError
 from ostro.core.events import (
     EventSink,
@@ -82,8 +83,9 @@ class Engine:
     def load(cls, options: EngineOptions, *, sink: EventSink = discard, progress: Progress | None = None) -> Engine:
         """Load `options.model` onto its device. Raises ConfigError, CheckpointError, ModelNotFoundError."""
         started = time.monotonic()
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        # PyTorch counts hardware threads and knows no quotas; what a user told it to be fewer stays.
+        most = len(plan_cpus(allowed_cpus()).compute)
+        torch.set_num_threads(options.threads or min(torch.get_num_threads(), most))
         device = pick_device(options.device)
         quantiser = None if options.quantize is None else OnLoad(scheme_of(options.quantize))
         dtype = pick_dtype(options, device)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import gc
 import sys
 
+from ostro.core.cpus import allowed_cpus, confine, plan_cpus
 from ostro.core.options import EngineOptions
 from ostro.link.worker import Progress, StepEngine, run_worker
+
+
+def settle(options: EngineOptions) -> None:
+    """Keep to the cores that compute, before any thread that does is there."""
+    allowed = allowed_cpus()
+    plan = plan_cpus(allowed)
+    alone = options.pin and options.threads is None and options.device != "cuda"
+    confine(plan.compute if alone and plan.confined else allowed)
 
 
 def load(options: EngineOptions, progress: Progress) -> StepEngine:
     # Imported here, so that the process has its reader thread and can report before torch's seconds of import.
     progress(0, 1, "starting PyTorch")
+    settle(options)
     from ostro.engine.engine import Engine
 
     engine = Engine.load(options, progress=progress)
