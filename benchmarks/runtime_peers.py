@@ -64,6 +64,7 @@ class OpenVINO(Runtime):
 
         self.version = f"OpenVINO GenAI {openvino_genai.__version__} ({backend})"
         self._genai, self._tensor = openvino_genai, openvino.Tensor
+        self._prompts = 0
         self._pipeline = openvino_genai.LLMPipeline(
             folder, "CPU", INFERENCE_NUM_THREADS=threads, PERFORMANCE_HINT="LATENCY", ATTENTION_BACKEND=backend
         )
@@ -87,7 +88,8 @@ class OpenVINO(Runtime):
         return self._generate(rows, new + 1) - self._generate(rows, 1)
 
     def prefill(self, prompt: int) -> float:
-        return self._generate([ids_of(prompt)], 1)
+        self._prompts += 1  # Another one each time: continuous batching remembers prompts.
+        return self._generate([ids_of(prompt, self._prompts)], 1)
 
 
 class ONNXRuntime(Runtime):
