@@ -2,6 +2,7 @@
 
 The peer runs in a process of its own, from an environment that has llama-cpp-python built for this machine
 (CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python): --peer-python names its interpreter. Rounds alternate.
+With --packed our side is a folder as `ostro quantize` writes it, with weights of the same scheme and size.
 Times are those of engine steps on one side, and of llama_decode with a greedy pick on the other. The read bandwidth
 of the machine is measured beside them, as the bound of decoding alone.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gguf_shapes import make_gguf
+from benchmarks.packed_folders import make_folder
 from benchmarks.report import machine
 from ostro.core.expand import expand
 from ostro.core.options import EngineOptions
@@ -119,7 +121,7 @@ def main() -> None:
     args = _arguments()
     folder = args.cache or Path(tempfile.gettempdir()) / "ostro-benchmarks"
     path = make_gguf(args.shape, folder / "gguf")
-    ours = Ours(path, args.kv_dtype)
+    ours = Ours(make_folder(args.shape, "int4", folder / "packed") if args.packed else path, args.kv_dtype)
     before = Ours.memory()
     peer = Peer(args.peer_python, path, {"flash": not args.peer_no_flash, "mmap": not args.peer_no_mmap})
     weights = ours.engine.card.weight_bytes
@@ -190,6 +192,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shape", default="1b", choices=["110m", "1b", "7b"], help="model shape (random weights)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are reported")
     parser.add_argument("--cache", type=Path, default=None, help="where random checkpoints are kept")
+    parser.add_argument("--packed", action="store_true", help="our side maps a folder of our own, of the same scheme")
     parser.add_argument("--kv-dtype", default="auto", help="what our KV cache holds")
     parser.add_argument("--peer-python", default="python3", help="an interpreter that has llama-cpp-python")
     parser.add_argument("--peer-no-flash", action="store_true", help="the peer without its fused attention")
