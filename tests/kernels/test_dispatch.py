@@ -181,6 +181,7 @@ def test_describe_lists_every_op() -> None:
         "silu_mul",
         "rope_write",
         "paged_attention",
+        "pick_tokens",
         "linear",
         "packed_linear",
     }
