@@ -70,9 +70,10 @@ void paged_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, 
     for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, position[row]);
     if (window > 0) longest = std::min(longest, window);
     const int64_t cost = (longest + 1) * (shape.group() + 1) * head_dim / 16 + 1;
-    parallel_for(rows * kv_heads, cost, [&](int64_t begin, int64_t end) {
+    // Handed out one by one: sequences are of unequal length.
+    parallel_tasks(rows * kv_heads, cost, [&](auto &&next) {
         Buffers &buffers = Buffers::of(shape, std::max(shape.group(), kernels.max_rows));
-        for (int64_t item = begin; item < end; ++item) {
+        for (int64_t item = next(); item < rows * kv_heads; item = next()) {
             int64_t row = item / kv_heads, kv_head = item % kv_heads, head = kv_head * shape.group();
             CacheView cache{reinterpret_cast<const uint8_t *>(k_cache), reinterpret_cast<const uint8_t *>(v_cache),
                             table + sequence[row] * table_stride, kv_head};

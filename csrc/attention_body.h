@@ -90,23 +90,95 @@ OSTRO_BODY void widen(float *out, const uint8_t *row, int64_t dim, int64_t padde
     for (; d < padded; ++d) out[d] = 0.0f;
 }
 
-// Keys and values of `count` positions from `base` on.
-OSTRO_BODY void widen_tile(float *keys, float *values, int64_t base, int64_t count, int64_t padded,
+// Keys and values of `count` positions from `base` on; those of the next tile, up to position `last`, are fetched.
+OSTRO_BODY void widen_tile(float *keys, float *values, int64_t base, int64_t count, int64_t last, int64_t padded,
                            const CacheView &cache, const AttentionShape &shape) {
     const int64_t bytes = shape.row_bytes(), slot_bytes = shape.kv_heads * bytes, bs = shape.block_size;
+    auto place = [&](int64_t at) {
+        int64_t slot = static_cast<int64_t>(cache.table[at / bs]) * bs + at % bs;
+        return slot * slot_bytes + cache.kv_head * bytes;
+    };
     for (int64_t i = 0; i < count; ++i) {
-        int64_t at = base + i, slot = static_cast<int64_t>(cache.table[at / bs]) * bs + at % bs;
-        int64_t offset = slot * slot_bytes + cache.kv_head * bytes;
+        const int64_t offset = place(base + i);
+        // A head's rows lie too far apart for the processor to see the pattern.
+        if (base + i + kTile <= last) {
+            const int64_t ahead = place(base + i + kTile);
+            for (int64_t at = 0; at < bytes; at += 64) {
+                __builtin_prefetch(cache.keys + ahead + at);
+                __builtin_prefetch(cache.values + ahead + at);
+            }
+        }
         widen(keys + i * padded, cache.keys + offset, shape.head_dim, padded, shape.kv);
         widen(values + i * padded, cache.values + offset, shape.head_dim, padded, shape.kv);
     }
 }
 
+// Each lane beside the one kHalf lanes further on.
+template <int kHalf>
+OSTRO_BODY vec turned(vec value) {
+    ivec lanes;
+    for (int j = 0; j < kW; ++j) lanes[j] = (j + kHalf) % kW;
+    return __builtin_shuffle(value, lanes);
+}
+
+template <int kHalf = kW / 2>
 OSTRO_BODY float sum_lanes(vec value) {
-    float lanes[kW], sum = 0.0f;
-    store_vec(lanes, value);
-    for (int i = 0; i < kW; ++i) sum += lanes[i];
-    return sum;
+    value += turned<kHalf>(value);
+    if constexpr (kHalf > 1) return sum_lanes<kHalf / 2>(value);
+    return value[0];
+}
+
+template <int kHalf = kW / 2>
+OSTRO_BODY float largest_lane(vec value) {
+    value = larger(value, turned<kHalf>(value));
+    if constexpr (kHalf > 1) return largest_lane<kHalf / 2>(value);
+    return value[0];
+}
+
+// Lane n of the result is the sum over the lanes of rows[n]: a tree that halves the vectors at each level, with kSpan
+// lanes to a sum that is under way.
+template <int kSpan>
+OSTRO_BODY void fold(vec *rows) {
+    constexpr int kHalf = kSpan / 2;
+    ivec low, high;
+    for (int j = 0; j < kW; ++j) {
+        bool first = j % kSpan < kHalf;
+        low[j] = first ? j : kW + j - kHalf;
+        high[j] = first ? j + kHalf : kW + j;
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < kHalf; ++n)
+        rows[n] = __builtin_shuffle(rows[n], rows[n + kHalf], low) + __builtin_shuffle(rows[n], rows[n + kHalf], high);
+    if constexpr (kHalf > 1) fold<kHalf>(rows);
+}
+
+// scores[n] = query . keys[n] for kW keys.
+OSTRO_BODY void dots(float *scores, const float *query, const float *keys, int64_t padded) {
+    vec sum[kW];
+    for (int n = 0; n < kW; ++n) sum[n] = vec{};
+    for (int64_t d = 0; d < padded; d += kW) {
+        const vec part = load_vec(query + d);
+#pragma GCC unroll 16
+        for (int n = 0; n < kW; ++n) sum[n] += part * load_vec(keys + n * padded + d);
+    }
+    fold<kW>(sum);
+    store_vec(scores, sum[0]);
+}
+
+// sums[d] = sums[d] * shrink + sum_i weights[i] * values[i, d], kN vectors of dimensions from d on.
+template <int kN>
+OSTRO_BODY void add_values(float *sums, const float *weights, const float *values, float shrink, int64_t d,
+                           int64_t count, int64_t padded) {
+    vec sum[kN];
+#pragma GCC unroll 8
+    for (int n = 0; n < kN; ++n) sum[n] = load_vec(sums + d + n * kW) * shrink;
+    for (int64_t i = 0; i < count; ++i) {
+        const vec weight = spread(weights[i]);
+#pragma GCC unroll 8
+        for (int n = 0; n < kN; ++n) sum[n] += weight * load_vec(values + i * padded + d + n * kW);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < kN; ++n) store_vec(sums + d + n * kW, sum[n]);
 }
 
 int64_t first_position(int64_t position, int64_t window) {
@@ -129,24 +201,16 @@ void one_token(const float *q, float *out, int64_t, int64_t position, const Cach
     }
     for (int64_t base = first_position(position, shape.window); base <= position; base += kTile) {
         int64_t count = position + 1 - base < kTile ? position + 1 - base : kTile;
-        widen_tile(keys, values, base, count, padded, cache, shape);
+        widen_tile(keys, values, base, count, position, padded, cache, shape);
         for (int64_t g = 0; g < group; ++g) {
             const float *qg = query + g * padded;
             float *sg = scores + g * kTile, top = best[g];
-            for (int64_t i = 0; i < count; ++i) {
-                const float *k = keys + i * padded;
-                vec dot0 = vec{}, dot1 = vec{};
-                int64_t d = 0;
-                for (; d + 2 * kW <= padded; d += 2 * kW) {
-                    dot0 += load_vec(qg + d) * load_vec(k + d);
-                    dot1 += load_vec(qg + d + kW) * load_vec(k + d + kW);
-                }
-                if (d < padded) dot0 += load_vec(qg + d) * load_vec(k + d);
-                sg[i] = sum_lanes(dot0 + dot1);
-                top = sg[i] > top ? sg[i] : top;
-            }
+            for (int64_t i = 0; i < count; i += kW) dots(sg + i, qg, keys + i * padded, padded);
             for (int64_t i = count; i < kTile; ++i) sg[i] = -INFINITY;
-            float shrink = best[g] == -INFINITY ? 0.0f : sum_lanes(exp_vec(spread(best[g] - top))) / kW;
+            vec most = spread(top);
+            for (int64_t i = 0; i < kTile; i += kW) most = larger(load_vec(sg + i), most);
+            top = largest_lane(most);
+            float shrink = best[g] == -INFINITY ? 0.0f : exp_vec(spread(best[g] - top))[0];
             vec sum = vec{};
             for (int64_t i = 0; i < kTile; i += kW) {
                 vec score = load_vec(sg + i), weight = exp_vec(score - top);
@@ -157,11 +221,10 @@ void one_token(const float *q, float *out, int64_t, int64_t position, const Cach
             best[g] = top;
             total[g] = total[g] * shrink + sum_lanes(sum);
             float *acc = sums + g * padded;
-            for (int64_t d = 0; d < padded; d += kW) {
-                vec value = load_vec(acc + d) * shrink;
-                for (int64_t i = 0; i < count; ++i) value += load_vec(values + i * padded + d) * sg[i];
-                store_vec(acc + d, value);
-            }
+            int64_t d = 0;
+            for (; d + 8 * kW <= padded; d += 8 * kW) add_values<8>(acc, sg, values, shrink, d, count, padded);
+            for (; d + 4 * kW <= padded; d += 4 * kW) add_values<4>(acc, sg, values, shrink, d, count, padded);
+            for (; d < padded; d += kW) add_values<1>(acc, sg, values, shrink, d, count, padded);
         }
     }
     for (int64_t g = 0; g < group; ++g)
@@ -230,7 +293,7 @@ void many_tokens(const float *q, float *out, int64_t tokens, int64_t position, c
     const int32_t window = shape.window > 0 && shape.window <= last ? static_cast<int32_t>(shape.window) : 0;
     for (int64_t base = first_position(position, shape.window); base <= last; base += kTile) {
         int64_t count = last + 1 - base < kTile ? last + 1 - base : kTile;
-        widen_tile(keys, values, base, count, padded, cache, shape);
+        widen_tile(keys, values, base, count, last, padded, cache, shape);
         int64_t i = 0;
         for (; i + kK <= count; i += kK) score<kK>(scores, keys, query, i, dim, padded);
         for (; i < count; ++i) score<1>(scores, keys, query, i, dim, padded);

@@ -46,6 +46,7 @@ NB_MODULE(_native, m) {
     m.def("read_bandwidth", &ostro::read_bandwidth, release());
     m.def("multiply_rate", &ostro::multiply_rate, release());
     m.def("pack_codes", &ostro::pack_codes, release());
+    m.def("advise_large_pages", &ostro::advise_large_pages);
     m.def("all_finite_half", &ostro::all_finite_half, release());
     nb::class_<ostro::DecoderStep>(m, "DecoderStep")
         .def(nb::init<int64_t, int64_t, int64_t, int, float, uintptr_t>())

@@ -5,6 +5,10 @@
 #include "packed_linear.h"
 #include "parallel.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace ostro {
 namespace {
 
@@ -44,6 +48,17 @@ void pack_codes(uintptr_t panels, uintptr_t codes, int64_t outputs, int64_t inpu
             }
         }
     });
+}
+
+void advise_large_pages(uintptr_t address, int64_t size) {
+#if defined(__linux__)
+    constexpr uintptr_t kLarge = uintptr_t{1} << 21;
+    const uintptr_t first = (address + kLarge - 1) / kLarge * kLarge, last = (address + static_cast<uintptr_t>(size)) / kLarge * kLarge;
+    // It is advice: a kernel that does not take it leaves pages as they are.
+    if (first < last) (void)madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
+#else
+    (void)address, (void)size;
+#endif
 }
 
 bool all_finite_half(uintptr_t values, int64_t count) {

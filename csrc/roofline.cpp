@@ -16,8 +16,16 @@ double now() {
 }
 
 OSTRO_CLONES uint64_t sum_words(const uint64_t *words, int64_t begin, int64_t end) {
+    // Prefetched well ahead, as kernels read: the processor's own prefetch stops at the end of each 4 KiB, and the roof
+    // would be a tenth too low.
+    constexpr int64_t kLine = 8, kBlock = 4 * kLine, kAhead = 1024;
     uint64_t sum = 0;
-    for (int64_t i = begin; i < end; ++i) sum += words[i];
+    int64_t i = begin;
+    for (; i + kBlock <= end; i += kBlock) {
+        for (int64_t line = 0; line < kBlock; line += kLine) __builtin_prefetch(words + i + line + kAhead);
+        for (int64_t j = 0; j < kBlock; ++j) sum += words[i + j];
+    }
+    for (; i < end; ++i) sum += words[i];
     return sum;
 }
 
@@ -28,9 +36,12 @@ double read_bandwidth(int64_t bytes) {
     static int64_t size = 0;
     if (size < bytes) {
         std::free(words);
-        words = static_cast<uint64_t *>(std::aligned_alloc(4096, static_cast<size_t>((bytes + 4095) / 4096 * 4096)));
+        constexpr int64_t kLarge = int64_t{1} << 21;
+        words = static_cast<uint64_t *>(std::aligned_alloc(kLarge, static_cast<size_t>((bytes + kLarge - 1) / kLarge * kLarge)));
         size = words ? bytes : 0;
         if (!words) return 0.0;
+        // In large pages, as panels are: a roof measured on small ones is lower than what kernels reach.
+        advise_large_pages(reinterpret_cast<uintptr_t>(words), bytes);
         std::memset(words, 1, static_cast<size_t>(bytes));
     }
     double best = 0.0;

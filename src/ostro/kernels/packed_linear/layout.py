@@ -151,6 +151,7 @@ def pack_codes(codes_OI: torch.Tensor, bits: int, fill: int) -> torch.Tensor:
     if native is not None and codes_OI.is_cpu:
         codes_OI = codes_OI.contiguous()
         out = torch.empty(shape, dtype=torch.uint8)
+        native.advise_large_pages(out.data_ptr(), out.nbytes)
         native.pack_codes(out.data_ptr(), codes_OI.data_ptr(), outputs, inputs, bits, fill)
         return out
     return _pack_plainly(codes_OI, bits, fill).reshape(shape).contiguous()
