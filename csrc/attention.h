@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+// A copy that was compiled for one instruction set must not be what the linker takes for all.
+#define OSTRO_ALWAYS_INLINE inline __attribute__((always_inline))
+
 namespace ostro {
 
 // How the cache holds numbers. i8: a row of a head is head_dim codes and then a float32 scale.
@@ -13,8 +16,8 @@ struct AttentionShape {
     float scale;
     KVType kv;
 
-    int64_t group() const { return heads / kv_heads; }
-    int64_t row_bytes() const { return kv == KVType::i8 ? head_dim + 4 : head_dim * (kv == KVType::f32 ? 4 : 2); }
+    OSTRO_ALWAYS_INLINE int64_t group() const { return heads / kv_heads; }
+    OSTRO_ALWAYS_INLINE int64_t row_bytes() const { return kv == KVType::i8 ? head_dim + 4 : head_dim * (kv == KVType::f32 ? 4 : 2); }
 };
 
 // One sequence's cache as one head sees it.
@@ -36,7 +39,7 @@ struct AttentionKernels {
 };
 
 // Floats of scratch that either function needs at most.
-inline int64_t attention_scratch(const AttentionShape &shape, int64_t rows) {
+static inline int64_t attention_scratch(const AttentionShape &shape, int64_t rows) {
     const int64_t width = shape.head_dim + 16, tile = 32;
     return 2 * tile * width + tile * (rows + 16) + 4 * (rows + 16) + 2 * (rows + 16) * width + 64;
 }

@@ -113,12 +113,24 @@ OSTRO_BODY void widen_tile(float *keys, float *values, int64_t base, int64_t cou
     }
 }
 
+// Lanes of a and, from kW on, of b.
+OSTRO_BODY vec picked(vec a, vec b, ivec lanes) {
+#ifdef __clang__  // which has no shuffle by a vector, and makes one of this
+    vec value;
+#pragma unroll
+    for (int j = 0; j < kW; ++j) value[j] = lanes[j] < kW ? a[lanes[j] % kW] : b[lanes[j] % kW];
+    return value;
+#else
+    return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
 // Each lane beside the one kHalf lanes further on.
 template <int kHalf>
 OSTRO_BODY vec turned(vec value) {
     ivec lanes;
     for (int j = 0; j < kW; ++j) lanes[j] = (j + kHalf) % kW;
-    return __builtin_shuffle(value, lanes);
+    return picked(value, value, lanes);
 }
 
 template <int kHalf = kW / 2>
@@ -148,7 +160,7 @@ OSTRO_BODY void fold(vec *rows) {
     }
 #pragma GCC unroll 8
     for (int n = 0; n < kHalf; ++n)
-        rows[n] = __builtin_shuffle(rows[n], rows[n + kHalf], low) + __builtin_shuffle(rows[n], rows[n + kHalf], high);
+        rows[n] = picked(rows[n], rows[n + kHalf], low) + picked(rows[n], rows[n + kHalf], high);
     if constexpr (kHalf > 1) fold<kHalf>(rows);
 }
 

@@ -4,10 +4,11 @@
 #include <cstdint>
 #include <cstring>
 
-// One body, compiled for several instruction sets; the loader picks at run time (ifunc). Where the
-// toolchain has no such thing, the portable build is the only one.
+// One body, compiled for several instruction sets; the loader picks at run time (ifunc). Where the toolchain has no such
+// thing, the portable build is the only one. Levels of the architecture, because those are chosen by what the processor
+// can do; `arch=haswell` would be chosen by the model's name, on those very models and whether it can or not.
 #if defined(__x86_64__) && defined(__ELF__) && defined(__GNUC__) && !defined(__clang__)
-#define OSTRO_CLONES __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#define OSTRO_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #define OSTRO_HAS_CLONES 1
 #else
 #define OSTRO_CLONES

@@ -6,6 +6,7 @@
 
 #include "common.h"
 #include "decoder_step.h"
+#include "gguf_pack.h"
 #include "kernels.h"
 #include "packed_linear.h"
 #include "parallel.h"
@@ -17,10 +18,8 @@ namespace {
 std::string instruction_set() {
 #if OSTRO_HAS_CLONES
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return "avx512";
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+    if (__builtin_cpu_supports("x86-64-v4")) return "avx512";
+    if (__builtin_cpu_supports("x86-64-v3")) return "avx2";
 #endif
     return "portable";
 }
@@ -46,6 +45,9 @@ NB_MODULE(_native, m) {
     m.def("read_bandwidth", &ostro::read_bandwidth, release());
     m.def("multiply_rate", &ostro::multiply_rate, release());
     m.def("pack_codes", &ostro::pack_codes, release());
+    m.def("pack_gguf", &ostro::pack_gguf, release());
+    m.attr("GGUF_NOT_FINITE") = static_cast<int>(ostro::kGGUFNotFinite);
+    m.attr("GGUF_ENDED") = static_cast<int>(ostro::kGGUFEnded);
     m.def("advise_large_pages", &ostro::advise_large_pages);
     m.def("all_finite_half", &ostro::all_finite_half, release());
     nb::class_<ostro::DecoderStep>(m, "DecoderStep")

@@ -16,11 +16,17 @@
 
 namespace ostro {
 #if defined(__x86_64__) && defined(OSTRO_X86_KERNELS)
+// What compilers have no name for, or names that differ by version, is asked of the processor itself.
 static bool has_avx_vnni() {
-    // CPUID leaf 7, subleaf 1, EAX bit 4; compilers' own names for it differ by version.
     unsigned eax = 7, ebx = 0, ecx = 1, edx = 0;
     __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
     return eax >> 4 & 1;
+}
+
+static bool has_f16c() {
+    unsigned eax = 1, ebx = 0, ecx = 0, edx = 0;
+    __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    return ecx >> 29 & 1;
 }
 #endif
 
@@ -30,7 +36,7 @@ std::vector<const PackedKernels *> usable() {
     std::vector<const PackedKernels *> found;
 #if defined(__x86_64__) && defined(OSTRO_X86_KERNELS)
     __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vnni"))

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "common.h"
 #include "kernels.h"
@@ -32,6 +33,8 @@ OSTRO_CLONES uint64_t sum_words(const uint64_t *words, int64_t begin, int64_t en
 }  // namespace
 
 double read_bandwidth(int64_t bytes) {
+    static std::mutex one_at_a_time;
+    std::lock_guard<std::mutex> lock(one_at_a_time);
     static uint64_t *words = nullptr;
     static int64_t size = 0;
     if (size < bytes) {

@@ -78,6 +78,14 @@ def test_lists(text: str, expected: list[int]) -> None:
     assert parse_list(text) == expected
 
 
+@pytest.mark.parametrize("told", ["x", "3-", "99999", ",", "1-x"])
+def test_what_is_told_and_cannot_be_counts_for_nothing(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cpus.VARIABLE, raising=False)
+    given = cpus.allowed_cpus()
+    monkeypatch.setenv(cpus.VARIABLE, told)
+    assert cpus.allowed_cpus() == given
+
+
 PROBE = """
 import json, os, sys
 from pathlib import Path

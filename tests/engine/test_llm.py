@@ -9,7 +9,7 @@ import torch
 
 import tiny_checkpoints
 from ostro import LLM, SamplingParams
-from ostro.core.errors import InvalidRequestError, ModelNotFoundError, PromptTooLongError, TokenizerError
+from ostro.core.errors import InvalidRequestError, ModelNotFoundError, OstroError, PromptTooLongError, TokenizerError
 from ostro.training.tokenizer import train_tekken, write_tekken
 
 # The tiny checkpoints know 128 tokens; this one needs a vocabulary with bytes in it.
@@ -162,6 +162,21 @@ def test_a_folder_without_tokenizer_takes_token_ids(tmp_path: Path) -> None:
         bare.generate(["text"], greedy())
     with pytest.raises(TokenizerError, match="token ids"):
         bare.generate([[5]], greedy(stop=["x"]))
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_model_whose_numbers_are_none_gives_an_error_and_no_token(tmp_path: Path, temperature: float) -> None:
+    torch.manual_seed(0)
+    model = tiny_checkpoints._mistral().eval()
+    model.save_pretrained(tmp_path)
+    llm = LLM(tmp_path, kv_memory=4_000_000)
+    params = greedy(temperature=temperature)
+    assert llm.generate([[1, 2, 3]], params)[0].token_ids
+    with torch.no_grad():
+        llm.engine.runner.model.norm.weight[5] = torch.nan
+    with pytest.raises(OstroError, match=r"output is not finite \(NaN or infinity\).*weights are damaged"):
+        llm.generate([[1, 2, 3]], params)
+    assert not llm.engine.has_work
 
 
 def test_unknown_models_and_options() -> None:

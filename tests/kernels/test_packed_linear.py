@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -208,3 +209,37 @@ def test_an_instruction_set_can_be_chosen() -> None:
     assert refused.returncode
     assert "OSTRO_ISA" in refused.stderr
     assert "portable" in refused.stderr
+
+
+def test_a_gradient_goes_through_the_weights_as_they_are_meant() -> None:
+    """Rounded activations have no gradient; it would be zero without a word."""
+    scheme = Scheme(4, 32)
+    parts = [Codes(scheme, torch.randint(0, 16, (40, 64), dtype=torch.uint8), torch.rand(40, 2).half()) for _ in "ab"]
+    layer = PackedMatrices([pack(part) for part in parts])
+    x = torch.randn(3, 64, requires_grad=True)
+    seen = torch.randn(3, 80)
+    (found,) = torch.autograd.grad((layer.linear(x) * seen).sum(), x)
+    torch.testing.assert_close(found, seen @ torch.cat([part.dequantise() for part in parts]))
+    (found,) = torch.autograd.grad(layer.gated(x).sum(), x)
+    gate, up = (x @ part.dequantise().T for part in parts)
+    (expected,) = torch.autograd.grad((torch.nn.functional.silu(gate) * up).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_inputs_and_groups_that_do_not_fit_are_not_multiplied() -> None:
+    scheme = Scheme(4, 64)
+    packed = pack(Codes(scheme, torch.zeros(32, 128, dtype=torch.uint8), torch.ones(32, 2).half()))
+    with pytest.raises(AssertionError):
+        PackedMatrices([packed]).linear(torch.ones(1, 64))
+    with pytest.raises(ConfigError, match="groups of 64 do not divide"):
+        PackedMatrices([dataclasses.replace(packed, in_features=96, panels=packed.panels[:, :3].contiguous())])
+
+
+@pytest.mark.parametrize("count", [1, 16_384, 16_385, 100_000])
+def test_numbers_that_are_not_finite_are_found_wherever_they_are(count: int) -> None:
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        for at in {0, count // 2, count - 1}:
+            values = torch.randn(count).half()
+            assert layout.all_finite(values)
+            values[at] = bad
+            assert not layout.all_finite(values)

@@ -35,13 +35,14 @@ class CpuPlan:
 
 
 def allowed_cpus() -> tuple[int, ...]:
-    """What this process, or the one that started it, was given."""
-    told = os.environ.get(VARIABLE)
-    if told:
-        return tuple(parse_list(told))
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
+    """What this process, or the one that started it, was given. What it was told and the machine does not have, or what
+    is no list, counts for nothing."""
+    given = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    try:
+        told = set(parse_list(os.environ.get(VARIABLE, "")))
+    except ValueError:
+        told = set()
+    return tuple(sorted(told & set(range(os.cpu_count() or 1)))) or tuple(given)
 
 
 def plan_cpus(allowed: Collection[int], sys: Path | None = None) -> CpuPlan:

@@ -215,14 +215,14 @@ class Engine:
                 del self._compiling[request_id]
                 self.scheduler.add(sequence)
                 continue
-            failed.append(self._fail(sequence, str(error)))
+            failed.append(self._fail(sequence, str(error), "constraint"))
         return failed
 
-    def _fail(self, sequence: Sequence, error: str) -> TokensEvent:
-        """End a sequence whose grammar cannot be followed."""
+    def _fail(self, sequence: Sequence, error: str, param: str | None) -> TokensEvent:
+        """End a sequence that cannot go on."""
         self._finish(sequence, "error")
         return TokensEvent(
-            request_id=sequence.request.request_id, finish_reason="error", error=error, error_param="constraint"
+            request_id=sequence.request.request_id, finish_reason="error", error=error, error_param=param
         )
 
     def _note_starts(self, plan: BatchPlan) -> None:
@@ -249,7 +249,7 @@ class Engine:
         self.counters.draft_tokens += drafts
         self.counters.accepted_tokens += max(0, len(new) - 1)
         if result.error:
-            return self._fail(sequence, result.error)
+            return self._fail(sequence, result.error, result.error_param)
         kept, reason = self._cut(sequence, new)
         if result.complete and len(kept) == len(new):
             reason = "stop"  # The answer's grammar allows nothing more: its end need not be sampled.

@@ -72,9 +72,15 @@ class NativeDecoder:
         # What native code reads by address must be as it believes.
         assert rotation.cos.is_contiguous()
         assert rotation.sin.is_contiguous()
+        assert rotation.q_scale is None or (rotation.q_scale.dtype, rotation.q_scale.is_contiguous()) == (
+            torch.float32,
+            True,
+        )
         assert positions_T.dtype == torch.int64
+        assert positions_T.is_contiguous()
+        assert context.row_sequence_T.is_contiguous()
         assert context.row_sequence_T.dtype == torch.int32
-        assert all(slots_T.dtype == torch.int64 for slots_T in context.slots)
+        assert all(slots_T.dtype == torch.int64 and slots_T.is_contiguous() for slots_T in context.slots)
         assert all(table.dtype == torch.int32 and table.stride(1) == 1 for table in context.tables)
         assert all(blocks_B.dtype == torch.int32 and blocks_B.is_contiguous() for blocks_B in blocks)
         self._step.run(

@@ -54,7 +54,8 @@ class BatchPlan(msgspec.Struct, frozen=True):
 class RowResult(msgspec.Struct):
     """Tokens sampled for one row: accepted drafts and one more. Empty where nothing was sampled.
 
-    complete: the answer's grammar allows nothing more. error: why the answer cannot go on.
+    complete: the answer's grammar allows nothing more. error: why the answer cannot go on;
+    error_param: the sampling parameter that is to blame, if one is.
     prompt_logprobs, embedding: what was read off the prompt, with the row that completes it.
     """
 
@@ -62,5 +63,6 @@ class RowResult(msgspec.Struct):
     logprobs: list[TokenLogprobs] | None = None
     complete: bool = False
     error: str = ""
+    error_param: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     embedding: bytes | None = None

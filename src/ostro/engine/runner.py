@@ -18,7 +18,7 @@ from ostro.engine.native_decoder import NativeDecoder
 from ostro.engine.paged_context import Chunk, PagedContext
 from ostro.engine.plan import Admission, BatchPlan, PlanRow, RowResult
 from ostro.engine.reading import Pooled, PromptScores
-from ostro.engine.sampler import SampleRow, sample
+from ostro.engine.sampler import NO_TOKEN, SampleRow, sample
 from ostro.models.layers.decoder import Decoder
 
 # Rows of a sequence up to this many attend one by one; more of them are worth gathering their keys for.
@@ -61,6 +61,12 @@ class StepHandle:
     embeddings: dict[int, bytes] = field(default_factory=dict)
 
 
+_NO_NUMBERS = (
+    "The model's output is not finite (NaN or infinity), so there is no next token. Its weights are damaged or its "
+    "dtype is too narrow; try dtype='float32', or another checkpoint."
+)
+
+
 class Runner:
     """Buffers are allocated once, for the largest batch. `launch` starts a step, `collect` waits for its tokens.
 
@@ -94,6 +100,8 @@ class Runner:
         self._tables = np.zeros((groups, max_seqs, width), dtype=np.int32)
 
     def launch(self, plan: BatchPlan) -> StepHandle:
+        # How many threads OpenMP takes is a setting of each thread, which PyTorch makes when a thread first asks.
+        torch.get_num_threads()
         for admission in plan.admissions:
             self._admit(admission)
         sampled, rows = self._lay_out(plan)
@@ -133,12 +141,14 @@ class Runner:
         while accepted < len(drafts) and drafts[accepted] == tokens[accepted]:
             accepted += 1
         tokens = tokens[: accepted + 1]
+        if NO_TOKEN in tokens:
+            return RowResult([], error=_NO_NUMBERS)
         slot = self._slots[row.slot]
         complete = False
         if slot.matcher is not None:
             taken, error = follow(slot.matcher, tokens)
             if error:
-                return RowResult([], error=error)
+                return RowResult([], error=error, error_param="constraint")
             assert taken, "a sequence whose grammar is at its end has ended"
             tokens = tokens[:taken]  # behind the grammar's end nothing was allowed, so what was sampled means nothing
             complete = slot.matcher.is_stopped()

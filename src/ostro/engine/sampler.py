@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from ostro.kernels.pick_tokens import pick_tokens
 
 # Below this a temperature is greedy in all but name, and dividing by it would overflow float32.
 COLDEST = 1e-6
+# What stands for a token where the logits are no numbers.
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class SampleRow:
 def sample(
     logits_RV: torch.Tensor, rows: list[SampleRow], mask: Callable[[torch.Tensor], None] | None = None
 ) -> tuple[list[int], list[TokenLogprobs] | None]:
-    """One token a row, and where any row asks for them the raw log-probabilities of all rows.
+    """One token a row, and where any row asks for them the raw log-probabilities of all rows. A row with NaN or
+    infinity among its logits gives NO_TOKEN.
 
     mask: sets the logits of tokens that a grammar forbids to minus infinity, in place. It comes last, so that no
     bias brings one back.
@@ -54,12 +58,17 @@ def sample(
                 adjust(logits_RV[index], row)
     if mask is not None:
         mask(logits_RV)
-    tokens = logits_RV.argmax(dim=-1).tolist()
+    best_R = logits_RV.argmax(dim=-1)
+    tokens = best_R.tolist()
     drawn = [index for index, row in enumerate(rows) if not row.params.greedy]
     if drawn:
         chosen = draw(logits_RV[drawn].float(), [rows[index] for index in drawn])
         for index, token in zip(drawn, chosen, strict=True):
             tokens[index] = token
+    # argmax takes a NaN for the largest of all, so one number a row tells.
+    for index, most in enumerate(logits_RV.gather(1, best_R[:, None])[:, 0].tolist()):
+        if not most < math.inf:
+            tokens[index] = NO_TOKEN
     return tokens, raw_logprobs(raw_RV, tokens, rows) if wants_logprobs else None
 
 

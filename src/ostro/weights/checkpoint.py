@@ -50,6 +50,14 @@ class Checkpoint(ABC):
         Raises CheckpointError for what is broken, not finite or of an unknown format.
         """
 
+    def read_packed(self, name: str, head_dim: int = 0) -> Packed | None:
+        """A weight that is quantised, straight into panels; None where there is no such way and `read` is the one.
+
+        head_dim: the rows of each head of that many go from rotary pairs (0, 1), (2, 3), … to halves; 0 leaves them.
+        """
+        del name, head_dim
+        return None
+
     def read_into(self, name: str, target: torch.Tensor) -> None:
         """A weight of the target's own type, straight into it."""
         value = self.read(name, tuple(target.shape), target.dtype)

@@ -87,11 +87,15 @@ def _block(kind: str) -> tuple[int, int]:
 
 def _finite(what: str, values: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(values).all():
-        raise CheckpointError(
-            f"{what} has a scale or minimum that is not a finite number in float16; the file is damaged, or was made "
-            "from weights that are. Download it again, or take another one."
-        )
+        raise not_finite(what)
     return values
+
+
+def not_finite(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{what} has a scale or minimum that is not a finite number in float16; the file is damaged, or was made "
+        "from weights that are. Download it again, or take another one."
+    )
 
 
 def _half(blocks_RBY: torch.Tensor, at: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ostro.kernels.packed_linear.layout import Packed
 from ostro.weights import gguf_blocks
 from ostro.weights.checkpoint import Checkpoint, Weight, WeightInfo
 from ostro.weights.gguf_file import GGUFFile
@@ -34,3 +35,6 @@ class GGUFWeights(Checkpoint):
     def read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Weight:
         del shape, dtype  # the file says both
         return self._file.read(name)
+
+    def read_packed(self, name: str, head_dim: int = 0) -> Packed | None:
+        return self._file.read_packed(name, head_dim)

@@ -230,6 +230,10 @@ class Filling:
         target.copy_(self._ordered(binding, value))
 
     def _matrix(self, binding: Binding, shape: tuple[int, ...]) -> Packed | torch.Tensor:
+        head_dim = self.model.config.head_dim if binding.interleaved_heads else 0
+        packed = self.checkpoint.read_packed(binding.source, head_dim)
+        if packed is not None:
+            return packed
         value = self.checkpoint.read(binding.source, shape, self.model.dtype)
         if isinstance(value, torch.Tensor):
             if not self._becomes_codes(binding):

@@ -10,6 +10,9 @@
 
 namespace ostro {
 const AttentionKernels kAttentionPortable{};
+#ifdef OSTRO_ATTENTION  // what the table of the tested kernels refers to
+const AttentionKernels OSTRO_ATTENTION{};
+#endif
 }
 
 using namespace ostro;

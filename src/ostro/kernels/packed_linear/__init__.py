@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from ostro.kernels.dispatch import NATIVE_DTYPES, native
 from ostro.kernels.packed_linear import reference
@@ -43,7 +44,11 @@ class PackedMatrices:
                 )
 
     def linear(self, x_TI: torch.Tensor) -> torch.Tensor:
-        """x [T, I], float32 or bfloat16 -> [T, sum O]."""
+        """x [T, I], float32 or bfloat16 -> [T, sum O]. A gradient to x goes through the weights as they are meant, with
+        activations that are not rounded: rounding has none."""
+        assert x_TI.shape[1] == self.in_features
+        if torch.is_grad_enabled() and x_TI.requires_grad:
+            return torch.cat([F.linear(x_TI, unpack(part).dequantise().to(x_TI.dtype)) for part in self.parts], dim=1)
         if self.native is None or x_TI.dtype not in NATIVE_DTYPES or x_TI.stride(1) != 1:
             return torch.cat([reference.packed_linear(x_TI, unpack(part)) for part in self.parts], dim=1)
         rows = x_TI.shape[0]
@@ -54,6 +59,10 @@ class PackedMatrices:
     def gated(self, x_TI: torch.Tensor) -> torch.Tensor:
         """Of two equal matrices, gate and up: silu(x gate^T) * (x up^T), [T, I] -> [T, O]. Only where `can_gate`."""
         assert self.can_gate
+        assert x_TI.shape[1] == self.in_features
+        if torch.is_grad_enabled() and x_TI.requires_grad:
+            gate_TO, up_TO = self.linear(x_TI).chunk(2, dim=1)
+            return F.silu(gate_TO) * up_TO
         if self.native is None or x_TI.dtype not in NATIVE_DTYPES or x_TI.stride(1) != 1:
             return reference.gated(x_TI, *(unpack(part) for part in self.parts))
         rows = x_TI.shape[0]
@@ -75,6 +84,7 @@ class PackedMatrices:
 
 def _check(part: Packed, in_features: int) -> None:
     """What native code reads by address must be as it believes."""
+    part.scheme.check(part.in_features, "A matrix")
     codes_shape, scales_shape = part.scheme.shapes(part.out_features, part.in_features)
     assert part.in_features == in_features
     assert part.panels.dtype == torch.uint8

@@ -13,8 +13,12 @@ __all__ = ["chunk_attention", "paged_attention"]
 
 
 def _native_may(q_THD: torch.Tensor, k_cache_SKR: torch.Tensor, v_cache_SKR: torch.Tensor) -> bool:
+    assert k_cache_SKR.shape == v_cache_SKR.shape
+    assert q_THD.shape[1] % k_cache_SKR.shape[1] == 0
     return (
         use_native(q_THD)
+        and k_cache_SKR.is_contiguous()
+        and v_cache_SKR.is_contiguous()
         and k_cache_SKR.dtype in KV_TYPES
         and v_cache_SKR.dtype == k_cache_SKR.dtype
         and q_THD.stride(2) == 1
@@ -42,6 +46,10 @@ def paged_attention(
     if _native_may(q_THD, k_cache_SKR, v_cache_SKR):
         assert positions_T.dtype == torch.int64
         assert block_table_NB.dtype == row_sequence_T.dtype == torch.int32
+        assert block_table_NB.stride(1) == 1
+        assert positions_T.shape == row_sequence_T.shape == q_THD.shape[:1]
+        assert positions_T.is_contiguous()
+        assert row_sequence_T.is_contiguous()
         out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype)
         rows, heads, head_dim = q_THD.shape
         native.paged_attention(

@@ -20,6 +20,7 @@ def pick_tokens(probs_RV: torch.Tensor, draws_R: torch.Tensor, params: list[Samp
     assert probs_RV.dtype == torch.float32
     assert draws_R.dtype == torch.float64
     rows, vocabulary = probs_RV.shape
+    assert len(params) == draws_R.numel() == rows
     tokens_R = torch.empty(rows, dtype=torch.int64)
     filters_R3 = torch.tensor([[p.top_k, p.top_p, p.min_p] for p in params], dtype=torch.float64)
     native.pick_tokens(

@@ -28,9 +28,22 @@ def rope_write(
     kv_heads, head_dim = k_cache_SKR.shape[1], head_dim_of(k_cache_SKR)
     one_type = k_cache_SKR.dtype == v_cache_SKR.dtype
     if use_native(qkv_TE) and one_type and k_cache_SKR.dtype in KV_TYPES and qkv_TE.is_contiguous():
+        rows = qkv_TE.shape[0]
+        assert qkv_TE.shape[1] == (heads + 2 * kv_heads) * head_dim
         assert slots_T.dtype == torch.int64
-        assert cos_Td.is_contiguous()
-        assert sin_Td.is_contiguous()
+        assert slots_T.shape == (rows,)
+        assert slots_T.is_contiguous()
+        for table_Td in (cos_Td, sin_Td):
+            assert table_Td.dtype == torch.float32
+            assert table_Td.shape == (rows, head_dim // 2)
+            assert table_Td.is_contiguous()
+        if q_scale_T is not None:
+            assert q_scale_T.dtype == torch.float32
+            assert q_scale_T.shape == (rows,)
+            assert q_scale_T.is_contiguous()
+        assert k_cache_SKR.shape == v_cache_SKR.shape
+        assert k_cache_SKR.is_contiguous()
+        assert v_cache_SKR.is_contiguous()
         native.rope_write(
             NATIVE_DTYPES[qkv_TE.dtype],
             qkv_TE.data_ptr(),
@@ -41,7 +54,7 @@ def rope_write(
             k_cache_SKR.data_ptr(),
             v_cache_SKR.data_ptr(),
             KV_TYPES[k_cache_SKR.dtype],
-            qkv_TE.shape[0],
+            rows,
             heads,
             kv_heads,
             head_dim,
