@@ -46,4 +46,7 @@ double read_bandwidth(int64_t bytes);
 // with 4-bit weights use; 0 where that is not known.
 double multiply_rate();
 
+// The same of float32 numbers, as attention multiplies them.
+double float_rate();
+
 }  // namespace ostro

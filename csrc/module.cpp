@@ -44,6 +44,7 @@ NB_MODULE(_native, m) {
         .def("lookup", &ostro::PackedLinear::lookup, release());
     m.def("read_bandwidth", &ostro::read_bandwidth, release());
     m.def("multiply_rate", &ostro::multiply_rate, release());
+    m.def("float_rate", &ostro::float_rate, release());
     m.def("pack_codes", &ostro::pack_codes, release());
     m.def("pack_gguf", &ostro::pack_gguf, release());
     m.attr("GGUF_NOT_FINITE") = static_cast<int>(ostro::kGGUFNotFinite);

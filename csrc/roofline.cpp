@@ -30,6 +30,36 @@ OSTRO_CLONES uint64_t sum_words(const uint64_t *words, int64_t begin, int64_t en
     return sum;
 }
 
+typedef float lanes __attribute__((vector_size(64)));
+
+// Enough chains that each waits for none but itself.
+OSTRO_CLONES int64_t multiply_floats(int64_t rounds, float *seen) {
+    constexpr int kChains = 10;
+    lanes sum[kChains] = {}, factor = {}, one = {};
+    factor += 0.5f, one += 1.0f;
+    for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 10
+        for (int k = 0; k < kChains; ++k) sum[k] = sum[k] * factor + one;
+    }
+    for (int k = 0; k < kChains; ++k) *seen += sum[k][0];
+    return rounds * kChains * 16 * 2;
+}
+
+template <class F>
+double best_rate(F &&work) {
+    double best = 0.0;
+    for (int round = 0; round < 5; ++round) {
+        std::atomic<int64_t> operations{0};
+        double started = now();
+        parallel_for(pool_threads(), 1 << 30, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) operations += work();
+        });
+        double rate = static_cast<double>(operations.load()) / (now() - started);
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
 }  // namespace
 
 double read_bandwidth(int64_t bytes) {
@@ -61,17 +91,15 @@ double read_bandwidth(int64_t bytes) {
 double multiply_rate() {
     const auto multiply = packed_kernels().multiply;
     if (!multiply) return 0.0;
-    double best = 0.0;
-    for (int round = 0; round < 5; ++round) {
-        std::atomic<int64_t> operations{0};
-        double started = now();
-        parallel_for(pool_threads(), 1 << 30, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) operations += multiply(1 << 20);
-        });
-        double rate = static_cast<double>(operations.load()) / (now() - started);
-        best = rate > best ? rate : best;
-    }
-    return best;
+    return best_rate([=] { return multiply(1 << 20); });
+}
+
+double float_rate() {
+    return best_rate([] {
+        float seen = 0.0f;
+        int64_t operations = multiply_floats(1 << 20, &seen);
+        return seen > 0.0f ? operations : 0;  // always so, and not known to the compiler
+    });
 }
 
 }  // namespace ostro

@@ -8,7 +8,7 @@ import typer
 
 
 def bench_kernels(*, rounds: int, as_json: bool) -> None:
-    """Print the machine's two limits and each kernel beside them. Exits with 1 where there are no native kernels."""
+    """Print the machine's limits and each kernel beside them. Exits with 1 where there are no native kernels."""
     from ostro.kernels.measure import measure_kernels, measure_machine
 
     try:
@@ -18,12 +18,16 @@ def bench_kernels(*, rounds: int, as_json: bool) -> None:
         raise typer.Exit(1) from error
     if as_json:
         timings = [timing.as_json(machine) for timing in measure_kernels(rounds)]
-        limits = {"read_bytes_per_s": machine.read, "multiply_ops_per_s": machine.multiply}
+        limits = {
+            "read_bytes_per_s": machine.read,
+            "multiply_ops_per_s": machine.multiply,
+            "float_ops_per_s": machine.floats,
+        }
         typer.echo(json.dumps({"isa": machine.kernels, "threads": machine.threads, **limits, "kernels": timings}))
         return
     multiply = f"{machine.multiply / 1e9:.0f} GOP/s" if machine.multiply else "not known"
     typer.echo(f"{machine.kernels}, {machine.threads} threads: reads memory at {machine.read / 1e9:.1f} GB/s, "
-               f"multiplies int8 at {multiply}")  # fmt: skip
+               f"multiplies int8 at {multiply}, float32 at {machine.floats / 1e9:.0f} GFLOP/s")  # fmt: skip
     typer.echo(f"{'kernel':16}{'shape':58}{'time':>10}{'GB/s':>8}{'GOP/s':>8}{'of roof':>9}")
     for timing in measure_kernels(rounds):
         operations = f"{timing.operations / timing.seconds / 1e9:.0f}" if timing.operations else "-"
