@@ -88,8 +88,23 @@ static void tile(const Panel &panel, Depth depth, const Activations &x, int rows
     }
 }
 
+static int64_t multiply(int64_t rounds) {
+    constexpr int kChains = 12;
+    int32x4_t sum[kChains];
+    const int8x16_t codes = vdupq_n_s8(3), values = vdupq_n_s8(5);
+    for (int k = 0; k < kChains; ++k) sum[k] = vdupq_n_s32(0);
+    for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+        for (int k = 0; k < kChains; ++k) {
+            sum[k] = vdotq_s32(sum[k], codes, values);
+            __asm__ volatile("" : "+w"(sum[k]));  // or all rounds are made one
+        }
+    }
+    return rounds * kChains * 16 * 2;
+}
+
 }  // namespace
 
-const PackedKernels kPackedNeonDot = {"neon-dotprod", tile<4>, tile<8>, quantise_plain, 4, true, &kAttentionPortable, nullptr};
+const PackedKernels kPackedNeonDot = {"neon-dotprod", tile<4>, tile<8>, quantise_plain, 4, true, &kAttentionPortable, multiply};
 
 }  // namespace ostro

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -35,8 +36,19 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{NAMES['.'.join(inner)]}.{kind}"
 
 
-def write(tiny: Tiny, path: Path, kind: str) -> dict[str, torch.Tensor]:
-    """Write a `mistral` checkpoint with matrices of a ggml type; gives the weights that are meant, by HF names."""
+def quantised(weight: torch.Tensor, kind: str) -> np.ndarray:
+    """A matrix as blocks of a ggml type, as the gguf package quantises it."""
+    return gguf.quants.quantize(weight.numpy(), gguf.GGMLQuantizationType[kind])
+
+
+def write(
+    tiny: Tiny,
+    path: Path,
+    kind: str | Callable[[str], str],
+    blocks_of: Callable[[torch.Tensor, str], np.ndarray] = quantised,
+) -> dict[str, torch.Tensor]:
+    """Write a `mistral` checkpoint with matrices of a ggml type, or of one by name; gives the weights that are meant,
+    by HF names."""
     config = tiny.reference.config
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     writer = gguf.GGUFWriter(path, "llama")
@@ -54,7 +66,6 @@ def write(tiny: Tiny, path: Path, kind: str) -> dict[str, torch.Tensor]:
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("no_vocab")
     meant: dict[str, torch.Tensor] = {}
-    quantisation = gguf.GGMLQuantizationType[kind]
     for name, weight in tiny.reference.state_dict().items():
         stored = weight.float()
         if "q_proj" in name or "k_proj" in name:
@@ -63,7 +74,9 @@ def write(tiny: Tiny, path: Path, kind: str) -> dict[str, torch.Tensor]:
             writer.add_tensor(gguf_name(name), stored.numpy())
             meant[name] = weight
             continue
-        blocks = gguf.quants.quantize(stored.numpy(), quantisation)
+        type_name = kind if isinstance(kind, str) else kind(name)
+        quantisation = gguf.GGMLQuantizationType[type_name]
+        blocks = blocks_of(stored, type_name)
         writer.add_tensor(gguf_name(name), blocks, raw_dtype=quantisation)
         values = torch.from_numpy(np.array(gguf.quants.dequantize(blocks, quantisation))).view(stored.shape)
         if "q_proj" in name or "k_proj" in name:

@@ -50,9 +50,11 @@ def test_without_native_code_it_says_so() -> None:
 @pytest.mark.parametrize("isa", native.packed_choices() if native else [])
 def test_the_doctor_says_which_kernels_run_and_why(isa: str) -> None:
     report = json.loads(ostro("doctor", "--json", OSTRO_ISA=isa).stdout)
-    (row,) = [row for row in report["kernels"]["ops"] if row["op"] == "packed_linear"]
-    assert isa in row["cpu"]
-    assert row["why"] == "OSTRO_ISA"
+    rows = [row for row in report["kernels"]["ops"] if row["op"] in ("packed_linear", "paged_attention")]
+    assert len(rows) == 2
+    for row in rows:
+        assert isa in row["cpu"]
+        assert row["why"] == "OSTRO_ISA"
 
 
 def test_an_unknown_instruction_set_is_told_in_a_line() -> None:

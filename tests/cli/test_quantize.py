@@ -69,12 +69,15 @@ def test_a_recipe_and_a_text_of_ones_own(tmp_path: Path) -> None:
         (["--recipe", "none.yaml"], "cannot be read"),
         (["--method", "gptq", "--calibration", "empty.txt"], "text is empty"),
         (["--method", "gptq", "--calibration", "broken.jsonl"], "line 2"),
+        (["--method", "gptq", "--calibration", "short.txt"], "none is left to measure with"),
+        (["--length", "9999999"], "more than the model's context of 1024"),
         (["--method", "gptq", "--calibration", "binary.txt"], "cannot be read"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "typo.yaml").write_text("schema: int4\n")
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("Where is my card?")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "broken.jsonl").write_text('{"text": "fine"}\n{"messages": 3}\n')
     files = {path.name: str(path) for path in tmp_path.iterdir()} | {"none.yaml": str(tmp_path / "none.yaml")}
@@ -83,4 +86,31 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path: Path, arguments: list[s
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "out.part").exists()
+    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_columns_can_be_sorted_and_threads_and_the_folder_be_chosen(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("quantize", "ostro-nano", "--out", out, "--correlated", "--threads", "1", *SMALL)
+    assert ostro(*command, "--scheme", "int8-g32").returncode == 0
+    report = json.loads((out / "quantization.json").read_text())
+    assert any(matrix["reordered"] for matrix in report["matrices"])
+    again = ostro(*command, "--scheme", "int4", "--force")
+    assert again.returncode == 0, again.stderr
+    assert {matrix["scheme"] for matrix in json.loads((out / "quantization.json").read_text())["matrices"]} == {"int4"}
+
+
+def test_threads_that_no_machine_has_are_a_wrong_usage(tmp_path: Path) -> None:
+    for command in (("quantize", "ostro-nano", "--out", tmp_path / "out"), ("bench",), ("serve",)):
+        done = ostro(*command, "--threads", "1000000")
+        assert done.returncode == 2
+        assert "1024" in done.stderr
+
+
+def test_one_window_measures_where_nothing_calibrates(tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("Where is my card? " * 5)
+    done = ostro("quantize", "ostro-nano", "--out", tmp_path / "out", "--calibration", text)
+    assert done.returncode == 0, done.stderr
+    assert "perplexity of" in done.stdout

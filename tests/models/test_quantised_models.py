@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +20,7 @@ from ostro.engine.survey import survey
 from ostro.models.layers.context import DenseContext
 from ostro.models.layers.decoder import Decoder
 from ostro.weights.loader import load_model
+from weights.test_gguf_blocks import random_blocks
 
 KINDS = ["F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1"]
 IDS = [(7 * i + 3) % 90 for i in range(40)]
@@ -53,6 +58,42 @@ def test_a_gguf_file_gives_the_logits_that_its_weights_mean(
     error = float((logits_of(model) - expected).norm() / expected.norm())
     # Dense weights are multiplied in float32; beside quantised ones activations have 8 bits.
     assert error < (0.05 if model.quantised else 1e-4)
+
+
+def test_a_file_of_k_types_as_makers_mix_them(tmp_path: Path) -> None:
+    """Random blocks, every bit of them: nothing that writes these types is at hand."""
+    torch.manual_seed(0)
+    reference = tiny_checkpoints._mistral(hidden_size=256, intermediate_size=512, head_dim=64).eval()
+    tiny = tiny_checkpoints.Tiny(tmp_path, reference)
+    kinds = {"v_proj": "Q6_K", "down_proj": "Q6_K", "embed_tokens": "Q5_K", "lm_head": "Q6_K", "o_proj": "Q8_0"}
+
+    def kind_of(name: str) -> str:
+        return next((kind for part, kind in kinds.items() if part in name), "Q4_K")
+
+    def blocks_of(weight: torch.Tensor, kind: str) -> np.ndarray:
+        if kind == "Q8_0":
+            return tiny_gguf.quantised(weight, kind)
+        rows, columns = weight.shape
+        # Whole numbers of these types go up to some 1,000, their products with codes to 15,000.
+        return random_blocks(kind, rows, columns // 256, seed=rows, magnitude=2e-5 if kind == "Q6_K" else 1e-4)
+
+    meant = tiny_gguf.write(tiny, tmp_path / "model.gguf", kind_of, blocks_of)
+    expected = reference_logits(tiny, meant)
+    found = logits_of(load_model(tmp_path / "model.gguf"))
+    assert float((found - expected).norm() / expected.norm()) < 0.05
+
+
+def test_a_model_without_native_code_answers_as_with_it() -> None:
+    """Products, attention and picks by their references, in a model that is served as integers."""
+    command = [sys.executable, "-m", "ostro", "run", "ostro-nano", "Where is my card?", "--quantize", "int8"]
+    command += ["--kv-dtype", "int8", "--max-tokens", "8", "--temperature", "0"]
+    texts = []
+    for kernels in ("", "reference"):
+        environment = {**os.environ, "OSTRO_KERNELS": kernels}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+    assert texts[0] == texts[1] == "card_arrival\n"
 
 
 def test_wrongly_ordered_heads_would_show(tiny: tiny_checkpoints.Tiny, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from nodes import Node, until
 from real_nodes import served, write_tiny_model
 
@@ -160,6 +161,7 @@ def test_local_chat_keeps_the_conversation(folder: Path, llm: LLM) -> None:
         (["serve", ".", "--device", "tpu", "--port", "0"], 1, "device"),
         (["serve", ".", "--kv-memory", "lots"], 2, "lots"),
         (["serve", ".", "--max-num-seqs", "0"], 1, "max_num_seqs"),
+        (["serve", ".", "--kv-dtype", "int5"], 1, "auto, float32, bfloat16, float16, int8"),
         (["run", "no-such-model", "x"], 1, "no-such-model"),
         (["chat", "--endpoint", "nonsense"], 1, "nonsense"),
     ],
@@ -169,6 +171,21 @@ def test_mistakes_on_the_command_line(arguments: list[str], code: int, said: str
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_model_is_served_in_fewer_bits_and_with_a_smaller_cache(folder: Path) -> None:
+    options = ("--quantize", "int8-g0", "--kv-dtype", "int8", "--kv-memory", "4MB")
+    with served(folder, *options) as node:
+        (card,) = node.http.get("/v1/models").json()["data"]
+        assert card["dtype"] == "float32"  # of activations
+        given = {"messages": MESSAGES, "max_tokens": 12, "temperature": 0, "return_token_ids": True}
+        tokens = node.http.post("/v1/chat/completions", json=given).json()["choices"][0]["token_ids"]
+    few = LLM(folder, quantize="int8-g0", kv_dtype="int8", kv_memory=4_000_000, threads=1)
+    expected = few.chat(MESSAGES, SamplingParams(max_tokens=12, temperature=0))[0].token_ids
+    assert tokens == expected
+    cache = few.engine.runner.cache
+    assert cache.keys[0].dtype == torch.int8
+    assert few.engine.runner.model.quantised
 
 
 def test_a_taken_port_is_told_before_anything_loads(folder: Path, real: Node) -> None:
@@ -185,3 +202,10 @@ def test_a_folder_that_is_no_checkpoint_ends_serve_with_1(tmp_path: Path) -> Non
     done = _ostro("serve", str(tmp_path), "--port", "0")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_a_scheme_that_there_is_not_ends_serve_without_a_traceback(folder: Path) -> None:
+    done = _ostro("serve", str(folder), "--port", "0", "--quantize", "int5")
+    assert done.returncode == 1
+    assert "error: 'int5' names no scheme. Take int4 or int8" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ostro.cli.bench_kernels import bench_kernels
+from ostro.core.options import MAX_THREADS
 
 if TYPE_CHECKING:
     from ostro.engine.llm import LLM
@@ -36,7 +37,7 @@ def bench(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     quantize: Annotated[str | None, typer.Option(help="Hold dense weights as integers: int4, int8, ...")] = None,
     kv_dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure prefill, decoding alone and decoding in a batch, in tokens per second."""

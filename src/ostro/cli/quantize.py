@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ostro.core.options import MAX_THREADS
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ostro.compression.report import Report
     from ostro.tokenizer import Tokenizer
 
+DEFAULT_LENGTH = 512
 EXAMPLE = "Example: ostro quantize ostro-nano --out nano-int4 --method gptq --scheme int4"
 
 
@@ -51,9 +54,11 @@ def quantize(
         typer.Option(help="Text for the perplexity; without it a part of the calibration text is held out."),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Most windows of calibration text.")] = 64,
-    length: Annotated[int, typer.Option(min=8, help="Tokens a window.")] = 512,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a folder that is there.")] = False,
+    length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens a window. [512, or the model's context if that is less]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command wrote before.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Quantise a checkpoint block by block, measure what it cost, and load the result once to prove it."""
@@ -93,7 +98,7 @@ def _recipe(path: Path | None, scheme: str | None, method: str | None, correlate
 
 
 def _texts(
-    folder: Path, recipe: Recipe, calibration: Path | None, evaluation: Path | None, windows: int, length: int
+    folder: Path, recipe: Recipe, calibration: Path | None, evaluation: Path | None, windows: int, length: int | None
 ) -> Texts:
     """What is run through the model. Without a tokenizer there is nothing, which only calibration minds."""
     from ostro.compression import text
@@ -109,11 +114,24 @@ def _texts(
                 f"{folder} has no tokenizer, so text means nothing to it; add it, or take the method rtn."
             )
         return Texts()
+    length = _length(folder, length)
     rows_NL = _rows(calibration or text.SAMPLE, tokenizer, length)
     if evaluation is not None:
         return Texts(text.spread(rows_NL, windows), _rows(evaluation, tokenizer, length))
+    if not needs_inputs(recipe) and len(rows_NL) == 1:
+        return Texts(None, rows_NL)  # Nothing is calibrated, so nothing has to be held out.
     calibration_NL, evaluation_NL = text.split(rows_NL)
     return Texts(text.spread(calibration_NL, windows), text.spread(evaluation_NL, max(1, windows // 4)))
+
+
+def _length(folder: Path, wanted: int | None) -> int:
+    from ostro.core.errors import ConfigError
+    from ostro.weights.folder import open_folder
+
+    context = open_folder(folder).config.max_position_embeddings
+    if wanted is not None and wanted > context:
+        raise ConfigError(f"--length {wanted} is more than the model's context of {context} tokens.", param="length")
+    return wanted or min(DEFAULT_LENGTH, context)
 
 
 def _rows(path: Path, tokenizer: Tokenizer, length: int) -> torch.Tensor:

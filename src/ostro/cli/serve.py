@@ -12,6 +12,7 @@ import typer
 from ostro.cli.sharing import own_name, parse_models, survey
 from ostro.cli.sizes import parse_size
 from ostro.core.cpus import confine_to_others
+from ostro.core.options import MAX_THREADS
 
 if TYPE_CHECKING:
     from ostro.core.options import EngineOptions
@@ -73,7 +74,9 @@ def serve(
     max_batch_tokens: int | None = typer.Option(None, help="Most tokens in a step; prompts are cut to fit."),
     max_waiting: int | None = typer.Option(None, help="Most waiting requests; one more is answered 429."),
     speculate: int | None = typer.Option(None, help="Tokens to draft per step by prompt lookup; 0 is off."),
-    threads: int | None = typer.Option(None, min=1, help="CPU threads of an engine; one a core if not given."),
+    threads: int | None = typer.Option(
+        None, min=1, max=MAX_THREADS, help="CPU threads of an engine; one a core if not given."
+    ),
     pin: bool = typer.Option(
         True,
         "--pin/--no-pin",
@@ -161,18 +164,11 @@ def _gib(size: int) -> str:
 
 def _options(model: str, served_name: str | None, given: dict[str, object]) -> EngineOptions:
     """Raises ConfigError and ModelNotFoundError before anything is started."""
-    import msgspec
-
-    from ostro.core.errors import ConfigError
     from ostro.core.options import EngineOptions
     from ostro.weights.resolve import resolve_model
 
     folder = resolve_model(model)
-    name = served_name or own_name(model)
-    try:
-        return msgspec.convert({"model": str(folder), "name": name, **given}, EngineOptions)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"An option is wrong: {error}. See 'ostro serve --help'.") from error
+    return EngineOptions(model=str(folder), name=served_name or own_name(model), **given)  # type: ignore[arg-type]  # the command line checks types, EngineOptions values
 
 
 def run_server(

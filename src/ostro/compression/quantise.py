@@ -8,7 +8,6 @@ perplexities before and after come from. What was written is loaded again and mu
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,20 +25,21 @@ from ostro.compression.rounding import round_to_nearest
 from ostro.compression.schemes import name_of
 from ostro.compression.stages import Stage, scale_inputs, stages
 from ostro.compression.statistics import InputStatistics
-from ostro.compression.streams import Stream, perplexity
+from ostro.compression.streams import Stream, loss, to_perplexity
+from ostro.compression.target import check_target, replacing
 from ostro.core.errors import CheckpointError, ConfigError
-from ostro.kernels.packed_linear.layout import Codes, Packed, Scheme, pack
+from ostro.kernels.packed_linear.layout import Codes, Packed, pack
 from ostro.models.layers.decoder import Block, Decoder, Embedding
 from ostro.models.layers.linear import Linear
 from ostro.models.names import Binding, hf_names
 from ostro.weights.loader import Filling, load_model, materialise, open_model
-from ostro.weights.quantised.ostro import packed_tensors
+from ostro.weights.quantised.ostro import PackedWeight, packed_tensors
 from ostro.weights.shards import ShardWriter
 from ostro.weights.writer import finish_quantised
 
 Progress = Callable[[int, int, str], None]
 
-# How far the perplexity of what was written may be from that of what was quantised, in parts: batches of other
+# How far the loss of what was written, in nats a token, may be from that of what was quantised: batches of other
 # lengths sum in another order.
 SAME = 1e-3
 # Tokens that run through a model whose perplexity nobody asked for, so that it has run at all.
@@ -57,33 +57,15 @@ class Texts:
 def quantise_folder(
     source: Path, out: Path, recipe: Recipe, texts: Texts, *, force: bool = False, progress: Progress | None = None
 ) -> Report:
-    """Quantise the checkpoint in `source` into the folder `out`, which must be empty or not there unless `force`.
+    """Quantise the checkpoint in `source` into the folder `out`, which must be empty or not there, or with `force` one
+    that was written so before.
 
     Writes shards, config, tokenizer, quantization.json and quantization.html; nothing is left behind on failure.
     Raises ConfigError, CheckpointError, ModelNotFoundError.
     """
-    _check_target(source, out, force)
-    unfinished = out.with_name(f"{out.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        with open_model(source) as filling, torch.inference_mode():
-            report = _Run(filling, unfinished, recipe, texts, progress).run()
-        if out.exists():
-            shutil.rmtree(out)
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return report
-
-
-def _check_target(source: Path, out: Path, force: bool) -> None:
-    if out.resolve() == source.resolve():
-        raise ConfigError("The quantised checkpoint cannot replace the one it is made from; give another folder.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
-        raise ConfigError(f"{out} is there already and not empty. Give another folder, or --force to replace it.")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; give a folder.")
+    target = check_target(source, out, force=force)
+    with replacing(target) as unfinished, open_model(source) as filling, torch.inference_mode():
+        return _Run(filling, unfinished, recipe, texts, progress).run()
 
 
 class _Run:
@@ -101,7 +83,7 @@ class _Run:
             raise ConfigError("This method is calibrated with text; give some, or take the method rtn.")
         self._texts = texts
         self._matrices: list[MatrixReport] = []
-        self._schemes: dict[str, Scheme] = {}
+        self._packed: dict[str, PackedWeight] = {}
         self._writer = ShardWriter(out)
         self._stored_dtype = filling.dtype()
 
@@ -124,7 +106,7 @@ class _Run:
         dense, quantised = self._head(before, after, shown)
         self._write_extras()
         self._writer.finish()
-        finish_quantised(filling.folder, model.config, self._schemes, self._out)
+        finish_quantised(filling.folder, model.config, self._packed, self._out)
         self._run_again(evaluation_NL, quantised)
         weights, taken = model_size(self._matrices, self._writer)
         report = Report(
@@ -134,7 +116,11 @@ class _Run:
             weights=weights,
             stored_bytes=taken,
             bits_per_weight=8 * taken / weights,
-            perplexity=Perplexity(before=dense, after=quantised, tokens=evaluation_NL.numel() - len(evaluation_NL))
+            perplexity=Perplexity(
+                before=to_perplexity(dense),
+                after=to_perplexity(quantised),
+                tokens=evaluation_NL.numel() - len(evaluation_NL),
+            )
             if asked
             else None,
             calibration_tokens=shown.tokens if shown is not None else 0,
@@ -200,7 +186,7 @@ class _Run:
         return scale_inputs(stage, schemes, seen[stage.target], self._recipe.scaling)
 
     def _head(self, before: Stream, after: Stream, shown: Stream | None) -> tuple[float, float]:
-        """The final norm and the head. Returns the perplexities before and after."""
+        """The final norm and the head. Returns the losses before and after, in nats a token."""
         model = self._model
         materialise(model.norm)
         self._filling.fill_under("norm")
@@ -209,12 +195,12 @@ class _Run:
             # The head is the embedding, which was rounded and written before; dense, it is read once more.
             rounded, model.embed = model.embed, Embedding(model.config.vocab_size, model.config.hidden_size)
             self._filling.fill_under("embed")
-            dense = before.perplexity(model)
+            dense = before.loss(model)
             model.embed = rounded
         else:
             materialise(model.head)
             self._filling.fill_under("head")
-            dense = before.perplexity(model)
+            dense = before.loss(model)
             stage = Stage("head", model.head, model.norm.weight.data)
             seen = {}
             if shown is not None:
@@ -226,7 +212,7 @@ class _Run:
             tensors, kept = self._round(model.head, "head", seen.get("head"), scaled=scaled)
             model.head.quantise(kept)
         self._writer.write(tensors | self._vectors("norm"))
-        return dense, after.perplexity(model)
+        return dense, after.loss(model)
 
     def _round(
         self, layer: Linear | Embedding, target: str, seen: InputStatistics | None, *, scaled: bool
@@ -251,7 +237,7 @@ class _Run:
             packed = pack(codes)
             kept[part] = packed
             tensors |= packed_tensors(name, packed)
-            self._schemes[name] = packed.scheme
+            self._packed[name] = PackedWeight(packed.scheme, shape)
             self._matrices.append(
                 MatrixReport(
                     name=name,
@@ -287,11 +273,18 @@ class _Run:
             self._writer.write({name: value})
 
     def _run_again(self, evaluation_NL: torch.Tensor, expected: float) -> None:
-        found = perplexity(load_model(self._out), evaluation_NL)
-        if not abs(math.log(found / expected)) < SAME:
+        if not math.isfinite(expected):
             raise CheckpointError(
-                f"What was written to {self._out} gives a perplexity of {found:.4f}; it had {expected:.4f} while it "
-                "was quantised. The disk or the memory of this machine may be broken; run it once more, and report it."
+                f"The quantised model's output is not finite (a loss of {expected} nats a token). The activations of "
+                f"{self._filling.folder.path} are beyond float32, or its weights are damaged; see whether it runs as "
+                "it is."
+            )
+        found = loss(load_model(self._out), evaluation_NL)
+        if not abs(found - expected) < SAME:
+            raise CheckpointError(
+                f"What was written to {self._out} has a loss of {found:.4f} nats a token; it had {expected:.4f} while "
+                "it was quantised. The disk or the memory of this machine may be broken; run it once more, and report "
+                "it."
             )
 
     def _wants_hessian(self, target: str) -> bool:

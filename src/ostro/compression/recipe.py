@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     act_order: bool = False
     layers: tuple[Rule, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not 0 < self.damping < math.inf:
+            raise ConfigError(f"damping must be a number above 0, not {self.damping}.", param="damping")
+
 
 class Treatment(msgspec.Struct, frozen=True):
     """What becomes of one matrix; without a scheme it stays as it is."""
@@ -82,12 +87,29 @@ def treatments(recipe: Recipe, matrices: dict[str, tuple[int, int]]) -> dict[str
     for name, treatment in chosen.items():
         if treatment.scheme is not None:
             treatment.scheme.check(matrices[name][1], f"'{name}'")
+    _check_settings(recipe, [treatment for treatment in chosen.values() if treatment.scheme is not None])
     schemes = [treatment.scheme for treatment in chosen.values() if treatment.scheme is not None]
     if not schemes:
         raise ConfigError("Every weight stays dense by this recipe, so there is nothing to quantise.", param="layers")
     if recipe.scaling == "smoothquant" and all(scheme.bits != 8 for scheme in schemes):
         raise ConfigError("SmoothQuant is for weights of 8 bits; take int8, or awq for 4 bits.", param="scaling")
     return chosen
+
+
+def _check_settings(recipe: Recipe, quantised: list[Treatment]) -> None:
+    """Raises ConfigError for what was asked for and would change nothing."""
+    if recipe.act_order and all(t.rounding != "gptq" or t.grouping == "correlated" for t in quantised):
+        raise ConfigError(
+            "act_order is the order in which GPTQ takes columns; it needs rounding: gptq and contiguous groups.",
+            param="act_order",
+        )
+    wanted = [t for t in quantised if t.grouping == "correlated"]
+    if wanted and all(t.scheme is not None and not t.scheme.group_size for t in wanted):
+        raise ConfigError(
+            "Columns are sorted into groups, but this scheme has one group a row; take a scheme with groups, such as "
+            "int4-g64.",
+            param="grouping",
+        )
 
 
 def _treatment(recipe: Recipe, name: str, used: set[int]) -> Treatment:

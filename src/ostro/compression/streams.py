@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import torch
@@ -45,14 +46,14 @@ class Stream:
         parts = torch.split(self._hidden_NLD, self._rows)
         return [norm(part_NLD.reshape(-1, part_NLD.shape[-1])) for part_NLD in parts]
 
-    def perplexity(self, model: Decoder) -> float:
-        """Of all tokens but the first of each row, after the last block."""
+    def loss(self, model: Decoder) -> float:
+        """Nats a token, of all but the first of each row, after the last block."""
         total = 0.0
         for ids_L, hidden_LD in zip(self.ids_NL, self._hidden_NLD, strict=True):
             total += float(
                 F.cross_entropy(model.logits(model.norm(hidden_LD[:-1])).float(), ids_L[1:], reduction="sum")
             )
-        return math.exp(total / (self.tokens - len(self.ids_NL)))
+        return total / (self.tokens - len(self.ids_NL))
 
     def _through(self, block: Block, part_NLD: torch.Tensor) -> torch.Tensor:
         rows, length, width = part_NLD.shape
@@ -62,11 +63,22 @@ class Stream:
         return out_TD
 
 
+def to_perplexity(loss: float) -> float:
+    """e^loss, infinite where that is beyond a float."""
+    return math.exp(loss) if loss < math.log(sys.float_info.max) else math.inf
+
+
 def perplexity(model: Decoder, ids_NL: torch.Tensor) -> float:
     """Of a whole model in memory, for rows of tokens [N, L], the first of each not counted."""
+    return to_perplexity(loss(model, ids_NL))
+
+
+def loss(model: Decoder, ids_NL: torch.Tensor) -> float:
+    """The same in nats a token."""
     total = 0.0
     with torch.inference_mode():
         for ids_L in ids_NL:
-            hidden_LD = model(ids_L[:-1], torch.arange(len(ids_L) - 1), DenseContext())
+            # Whole rows, as a stream runs them: sums over other lengths are made in another order.
+            hidden_LD = model(ids_L, torch.arange(len(ids_L)), DenseContext())[:-1]
             total += float(F.cross_entropy(model.logits(hidden_LD).float(), ids_L[1:], reduction="sum"))
-    return math.exp(total / (ids_NL.numel() - len(ids_NL)))
+    return total / (ids_NL.numel() - len(ids_NL))

@@ -64,9 +64,12 @@ def windows(documents: list[list[int]], length: int, bos: int | None) -> torch.T
 
 
 def split(rows_NL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(calibration, evaluation) of one text; both are all of it where there is but one row."""
+    """(calibration, evaluation) of one text. Raises ConfigError where there is but one row."""
     if len(rows_NL) == 1:
-        return rows_NL, rows_NL
+        raise ConfigError(
+            f"The text makes one window of {rows_NL.shape[1]} tokens, so that none is left to measure with. Give a "
+            "longer text, a smaller --length, or another text with --evaluation."
+        )
     index_N = torch.arange(len(rows_NL))
     held_N = index_N % HELD_OUT == min(HELD_OUT, len(rows_NL)) - 1
     return rows_NL[~held_N], rows_NL[held_N]

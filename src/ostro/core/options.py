@@ -10,6 +10,8 @@ from ostro.core.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+# More than any machine has cores; the stacks of a million threads end a process.
+MAX_THREADS = 1024
 KVDType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
@@ -63,8 +65,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         if self.speculate < 0 or self.speculate > 16:
             raise ConfigError(f"speculate must be between 0 and 16, not {self.speculate}.", param="speculate")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads must be at least 1, not {self.threads}.", param="threads")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError(f"threads must be from 1 to {MAX_THREADS}, not {self.threads}.", param="threads")
         for field, allowed in (
             ("device", get_args(Device)),
             ("dtype", get_args(DType)),

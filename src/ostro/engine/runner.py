@@ -67,6 +67,13 @@ _NO_NUMBERS = (
 )
 
 
+def _with_embedding(result: RowResult, embedding: bytes | None) -> RowResult:
+    if embedding is not None and not np.isfinite(np.frombuffer(embedding, "<f4")).all():
+        return RowResult([], error=_NO_NUMBERS)
+    result.embedding = embedding
+    return result
+
+
 class Runner:
     """Buffers are allocated once, for the largest batch. `launch` starts a step, `collect` waits for its tokens.
 
@@ -118,7 +125,7 @@ class Runner:
     def collect(self, handle: StepHandle) -> list[RowResult]:
         """One result a plan row."""
         if handle.logits_RV is None:
-            return [RowResult([], embedding=handle.embeddings.get(row.slot)) for row in handle.plan.rows]
+            return [_with_embedding(RowResult([]), handle.embeddings.get(row.slot)) for row in handle.plan.rows]
         with torch.inference_mode():
             masks = handle.masks
             mask = None if masks is None else partial(forbid, rows=masks.rows, forbidden_MV=masks.forbidden_MV())
@@ -127,8 +134,7 @@ class Runner:
         at = 0
         for row in handle.plan.rows:
             result = self._accept(row, tokens[at : at + row.sample], logprobs, at)
-            result.embedding = handle.embeddings.get(row.slot)
-            results.append(result)
+            results.append(_with_embedding(result, handle.embeddings.get(row.slot)))
             at += row.sample
         return results
 

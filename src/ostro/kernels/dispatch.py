@@ -26,7 +26,7 @@ def _load() -> tuple[ModuleType | None, str]:
             f"{', '.join(_native.packed_choices())}.",
             param="OSTRO_ISA",
         )
-    return _native, f"{_native.instruction_set()}, threads: {_native.pool_name()}"
+    return _native, f"{_native.packed_kernels()}, threads: {_native.pool_name()}"
 
 
 native: Any
@@ -39,7 +39,11 @@ NATIVE_DTYPES: dict[torch.dtype, Any] = (
 # How the KV cache may hold numbers, as native code calls it.
 KV_TYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
-OPS = ("rms_norm", "silu_mul", "rope_write", "paged_attention", "pick_tokens")
+# Compiled for several levels of an architecture, of which the loader picks one.
+LEVELLED = ("rms_norm", "silu_mul", "rope_write", "pick_tokens")
+# Written for single instruction sets, of which `OSTRO_ISA` picks one.
+CHOSEN = ("packed_linear", "paged_attention")
+OPS = (*LEVELLED, *CHOSEN)
 
 
 def use_native(x: torch.Tensor, *others: torch.Tensor) -> bool:
@@ -57,11 +61,17 @@ def use_native(x: torch.Tensor, *others: torch.Tensor) -> bool:
 
 def describe() -> list[dict[str, str]]:
     """One entry an op: what runs on this machine's CPU and why, as `ostro doctor` prints it."""
-    chosen = "native C++" if native is not None else "PyTorch reference"
-    rows = [{"op": op, "cpu": chosen, "why": reason} for op in OPS]
-    rows.append(_describe_linear())
-    rows.append(_describe_packed())
-    return rows
+    if native is None:
+        return [*({"op": op, "cpu": "PyTorch reference (slow)", "why": reason} for op in OPS), _describe_linear()]
+    level = f"native C++, {native.instruction_set()}"
+    rows = [{"op": op, "cpu": level, "why": "the highest level that this processor can do"} for op in LEVELLED]
+    choices = native.packed_choices()
+    why = "OSTRO_ISA" if os.environ.get("OSTRO_ISA") else f"the best of {', '.join(choices)}, which this machine runs"
+    kernels = f"native C++, {native.packed_kernels()}"
+    rows += [{"op": op, "cpu": kernels, "why": why} for op in CHOSEN]
+    step = "one native call a step where all layers are quantised"
+    rows.append({"op": "decoder_step", "cpu": step, "why": "no way through Python between its operations"})
+    return [*rows, _describe_linear()]
 
 
 def _describe_linear() -> dict[str, str]:
@@ -71,14 +81,6 @@ def _describe_linear() -> dict[str, str]:
     if onednn is None:
         return {"op": "linear", "cpu": "PyTorch default", "why": "this PyTorch has no direct oneDNN operator"}
     return {"op": "linear", "cpu": "oneDNN, called directly", "why": "faster than PyTorch's choice for float32"}
-
-
-def _describe_packed() -> dict[str, str]:
-    if native is None:
-        return {"op": "packed_linear", "cpu": "PyTorch reference (very slow)", "why": reason}
-    choices = native.packed_choices()
-    why = "OSTRO_ISA" if os.environ.get("OSTRO_ISA") else f"the best of {', '.join(choices)}, which this machine runs"
-    return {"op": "packed_linear", "cpu": f"native C++, {native.packed_kernels()}", "why": why}
 
 
 def summary() -> str:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import msgspec
 
-from ostro.core.errors import LinkError
+from ostro.core.errors import LinkError, OstroError
 from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEvent
 from ostro.link.channel import EngineChannel
@@ -83,7 +83,8 @@ def run_worker(load: Loader, argv: list[str] | None = None) -> int:
         channel.send(Ready(engine.card))
         _loop(engine, channel, inbox)
     except Exception as error:  # noqa: BLE001 - the parent is told, whatever it was, and starts a new process
-        traceback.print_exc()
+        if not isinstance(error, OstroError):  # An error of ours says by itself what was wrong.
+            traceback.print_exc()
         channel.send(Fatal(WireError.of(error)))
         return 1
     return 0

@@ -113,9 +113,12 @@ class Embedding(nn.Module):
         self.weight = None
 
     def quantise(self, matrices: Mapping[str, Packed | torch.Tensor]) -> None:
-        """Take the one matrix, named ""."""
-        self.weight = None
-        self._quantised = Quantised(matrices)
+        """Take the one matrix, named ""; one that is left dense stays a weight."""
+        matrix = matrices[""]
+        if isinstance(matrix, torch.Tensor):
+            self.weight, self._quantised = nn.Parameter(matrix, requires_grad=False), None
+        else:
+            self.weight, self._quantised = None, Quantised(matrices)
 
 
 class Decoder(nn.Module):
