@@ -12,7 +12,7 @@ from ostro.compression.schemes import scheme_of
 from ostro.kernels.packed_linear.layout import Packed, Scheme
 from ostro.models.mistral.config import parse
 from ostro.models.names import hf_names
-from ostro.weights.quantised.ostro import packed_tensors, quantization_config
+from ostro.weights.quantised.ostro import PackedWeight, packed_tensors, quantization_config
 from ostro.weights.shards import ShardWriter
 
 
@@ -38,7 +38,7 @@ def make_folder(shape: str, scheme_name: str, root: Path) -> Path:
     }
     generator = torch.Generator().manual_seed(0)
     writer = ShardWriter(folder)
-    schemes: dict[str, Scheme] = {}
+    packed: dict[str, PackedWeight] = {}
     by_layer: dict[str, dict[str, torch.Tensor]] = {}
     for binding in hf_names(config):
         name = binding.source
@@ -47,12 +47,12 @@ def make_folder(shape: str, scheme_name: str, root: Path) -> Path:
         if kind is None:
             tensors[name] = torch.ones(dim)
             continue
-        schemes[name] = scheme
+        packed[name] = PackedWeight(scheme, shapes[kind])
         tensors |= packed_tensors(name, _random(shapes[kind], scheme, generator))
     for tensors in by_layer.values():
         writer.write(tensors)
     writer.finish()
-    values = SHAPES[shape] | {"quantization_config": quantization_config(schemes)}
+    values = SHAPES[shape] | {"quantization_config": quantization_config(packed)}
     (folder / "config.json").write_text(json.dumps(values))
     return folder
 

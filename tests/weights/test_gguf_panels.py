@@ -117,7 +117,7 @@ def test_what_is_no_quantised_matrix_goes_the_other_way(tmp_path: Path, monkeypa
 
 def test_no_row_is_read_in_memory_of_its_own(tmp_path: Path) -> None:
     """Panels begin at a large page, scales and shifts follow in the same piece of memory."""
-    raw: Any = random_blocks("Q4_1", 64, 40, seed=0)
+    raw: Any = random_blocks("Q4_1", 4096, 128, seed=0)  # 10 MiB
     with GGUFFile(write(tmp_path / "m.gguf", "Q4_1", raw)) as file:
         packed = file.read_packed("t")
     assert packed is not None

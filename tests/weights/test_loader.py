@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 from tampering import IDS, edit_config, edit_tensors, logits
 
 import tiny_checkpoints
+import tiny_gguf
 from ostro.core.errors import CheckpointError, ConfigError, ModelNotFoundError
+from ostro.weights import finite
 from ostro.weights.folder import open_folder
 from ostro.weights.loader import deinterleave, load_model
 from tiny_checkpoints import Tiny
@@ -203,6 +206,74 @@ def test_a_scale_beside_a_weight_that_is_not_fp8_is_refused(folder: Path) -> Non
         load_model(folder)
 
 
+# Numbers that are none
+
+
+def spoil(name: str, number: float) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors[name].view(-1)[7].fill_(number)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [QUERY, "model.norm.weight", "model.embed_tokens.weight"])
+def test_values_that_are_not_finite(folder: Path, name: str, bad: float) -> None:
+    edit_tensors(folder, spoil(name, bad))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: '{name}' holds values that are not finite"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("asked", [None, torch.float32], ids=["own type", "float32"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_values_of_every_type_are_looked_at(native: Path, stored: torch.dtype, asked: torch.dtype | None) -> None:
+    """Also where they are reordered, or turned into another type, on their way."""
+    file, name = "consolidated.safetensors", "layers.1.attention.wq.weight"
+    edit_tensors(native, lambda tensors: tensors.update({k: v.to(stored) for k, v in tensors.items()}), file)
+    load_model(native, dtype=asked)
+    edit_tensors(native, spoil(name, float("nan")), file)
+    with pytest.raises(CheckpointError, match=f"'{name}' holds values that are not finite"):
+        load_model(native, dtype=asked)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_fp8_scales_that_are_not_finite(folder: Path, bad: float) -> None:
+    edit_tensors(folder, lambda tensors: to_fp8(tensors, "weight_scale", [], ()))
+    edit_tensors(folder, lambda tensors: tensors.update({QUERY + "_scale": torch.tensor(bad)}))
+    with pytest.raises(CheckpointError, match=rf"the scale '{QUERY}_scale' is {bad}; a finite number is expected"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_fp8_values_that_are_not_finite(folder: Path, kind: torch.dtype) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        to_fp8(tensors, "weight_scale", [], ())
+        tensors[QUERY] = tensors[QUERY].float().to(kind)
+        tensors[QUERY].view(torch.uint8).view(-1)[7] = 0x7F  # NaN in both
+
+    edit_tensors(folder, damage)
+    with pytest.raises(CheckpointError, match=f"'{QUERY}' holds values that are not finite"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("with_native", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_what_is_finite_is_told_from_what_is_not(
+    dtype: torch.dtype, with_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_native:
+        monkeypatch.setattr(finite, "native", None)
+    for count in (1, 7, 40_000):
+        values = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(dtype)
+        values[count // 3] = torch.finfo(dtype).max
+        values[count // 2] = torch.finfo(dtype).min
+        finite.require_finite("it", values)
+        for bad in (float("nan"), float("inf"), float("-inf")):
+            for place in {0, count // 2, count - 1}:
+                spoilt = values.clone()
+                spoilt[place] = bad
+                with pytest.raises(CheckpointError, match="it holds values"):
+                    finite.require_finite("it", spoilt)
+    finite.require_finite("it", torch.empty(0, dtype=dtype))
+
+
 # Every tensor accounted for
 
 
@@ -242,6 +313,43 @@ def test_a_misshapen_tensor_is_named(folder: Path, name: str) -> None:
         load_model(folder)
     assert f"the config asks for {was}" in str(caught.value)
     assert "model.safetensors" in str(caught.value)
+
+
+HUGE = 2**31 - 1
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "intermediate_size", "vocab_size", "num_attention_heads"])
+def test_shapes_are_compared_before_memory_is_asked_for(folder: Path, key: str) -> None:
+    edit_config(folder, lambda values: values.update({key: HUGE - 1, "head_dim": 12}))
+    with pytest.raises(CheckpointError, match="has the shape"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "intermediate_size", "vocab_size"])
+def test_shapes_of_a_gguf_file_are_compared_before_memory_is_asked_for(tmp_path: Path, key: str) -> None:
+    tiny = tiny_checkpoints.make("mistral-blocks", tmp_path / "made")
+    setattr(tiny.reference.config, key, HUGE)
+    tiny_gguf.write(tiny, tmp_path / "model.gguf", "F32")
+    with pytest.raises(CheckpointError, match=r"model\.gguf: '.*' has the shape .*2147483647"):
+        load_model(tmp_path / "model.gguf")
+
+
+def test_what_is_missing_is_told_before_memory_is_asked_for(folder: Path) -> None:
+    edit_config(folder, lambda values: values.update(intermediate_size=HUGE))
+    edit_tensors(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if ".mlp." in name])
+    with pytest.raises(CheckpointError, match=r"lacks the tensor 'model\.layers\.0\.mlp"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vocab_size": HUGE}, {"intermediate_size": HUGE}, {"num_attention_heads": HUGE - 1}, {"head_dim": HUGE - 1}],
+    ids=lambda changes: "-".join(changes),
+)
+def test_sizes_beyond_every_model(folder: Path, changes: dict[str, int]) -> None:
+    edit_config(folder, lambda values: values.update({"hidden_size": HUGE, "head_dim": 12, **changes}))
+    with pytest.raises(ConfigError, match="which no model has"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize(

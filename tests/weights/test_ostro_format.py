@@ -17,7 +17,7 @@ from ostro.core.errors import CheckpointError, ConfigError, OstroError
 from ostro.kernels.packed_linear.layout import Codes, Scheme, pack
 from ostro.models.layers.formats import Quantised
 from ostro.weights.loader import load_model
-from ostro.weights.quantised.ostro import quantization_config
+from ostro.weights.quantised.ostro import VERSION, PackedWeight, quantization_config
 
 SCHEMES = {"q_proj": Scheme(4, 32), "down_proj": Scheme(8, 0), "embed_tokens": Scheme(8, 64), "up_proj": Scheme(4, 64)}
 OTHERS = Scheme(4, 32, shifted=True)
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     """A tiny checkpoint whose matrices are all in panels, of several schemes, one with sorted columns."""
     tiny = tiny_checkpoints.make("mistral-blocks", tmp_path / "model")
     path = tiny.folder / "model.safetensors"
-    tensors, schemes = {}, {}
+    tensors, weights = {}, {}
     for name, weight in load_file(path).items():
         if weight.dim() == 1:
             tensors[name] = weight
@@ -42,12 +42,12 @@ def folder(tmp_path: Path) -> Path:
         shuffled = weight if order is None else weight[:, order.long()]
         codes = round_to_nearest(shuffled, scheme_of(name), name=name)
         packed = pack(Codes(codes.scheme, codes.codes_OI, codes.scales_OG, codes.shifts_OG, order))
-        schemes[name] = codes.scheme
+        weights[name] = PackedWeight(codes.scheme, (weight.shape[0], weight.shape[1]))
         stem = name.removesuffix(".weight")
         parts = {"panels": packed.panels, "scales": packed.scales, "shifts": packed.shifts, "order": packed.order}
         tensors |= {f"{stem}.{part}": value for part, value in parts.items() if value is not None}
     save_file(tensors, path)
-    change_config(tiny.folder, quantization_config(schemes))
+    change_config(tiny.folder, quantization_config(weights))
     return tiny.folder
 
 
@@ -120,17 +120,30 @@ def test_parts_that_do_not_fit(folder: Path, changes: dict[str, torch.Tensor | N
     assert "down_proj" in message
 
 
+GOOD = {"shape": [64, 128], "bits": 8, "group_size": 0, "shifted": False}
+
+
+def config_of(value: Any, name: str = f"{DOWN}.weight", **more: Any) -> dict[str, Any]:
+    return {"quant_method": "ostro", "version": VERSION, "weights": {name: value}, **more}
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"quant_method": "ostro", "version": 2, "weights": {}}, "version 2"),
-        ({"quant_method": "ostro", "version": 1, "weights": []}, "malformed"),
-        ({"quant_method": "ostro", "version": 1, "weights": {"a": {"bits": 4}}}, "malformed"),
-        (
-            {"quant_method": "ostro", "version": 1, "weights": {"a": {"bits": True, "group_size": 0, "shifted": 1}}},
-            "malf",
-        ),
-        (quantization_config({f"{DOWN}.weight": Scheme(8, 0)}), "missing|lacks"),
+        ({"quant_method": "ostro", "version": 1, "weights": {}}, "version 1 .*this Ostro reads version 2.*again"),
+        ({"quant_method": "ostro", "version": 3, "weights": {}}, "version 3"),
+        ({"quant_method": "ostro", "version": VERSION, "weights": []}, "malformed"),
+        (config_of({"bits": 4}), "malformed.*shape, bits, group_size, shifted"),
+        (config_of({**GOOD, "zeros": True}), "malformed.*shape, bits"),
+        (config_of({**GOOD, "bits": True}), "malformed.*two integers and a boolean"),
+        (config_of({**GOOD, "shifted": 1}), "malformed.*two integers and a boolean"),
+        (config_of({**GOOD, "shape": 64}), "malformed.*two sizes"),
+        (config_of({**GOOD, "shape": [64]}), "malformed.*two sizes"),
+        (config_of({**GOOD, "shape": [64.0, 128]}), "malformed.*two sizes"),
+        (config_of({**GOOD, "shape": [0, 128]}), "malformed.*two sizes"),
+        (config_of(GOOD, ignore=["lm_head"]), "malformed: its key 'ignore' is unknown"),
+        (config_of(GOOD), "lacks the tensor"),  # the others that are stored
+        (config_of(GOOD, "model.layers.3.mlp.down_proj.weight"), r"panels of 'model\.layers\.3\..* missing.*names it"),
         ({"quant_method": "hqq"}, "hqq"),
         (None, "lacks|no quantised format|place"),
     ],
@@ -142,6 +155,15 @@ def test_configs_that_do_not_fit(folder: Path, config: Any, words: str) -> None:
 
 def test_a_group_size_that_does_not_divide(folder: Path) -> None:
     values = json.loads((folder / "config.json").read_text())["quantization_config"]
-    values["weights"][f"{DOWN}.weight"] = {"bits": 4, "group_size": 96, "shifted": False}
+    values["weights"][f"{DOWN}.weight"] |= {"bits": 4, "group_size": 96}
     change_config(folder, values)
     assert "groups of 96" in refused(folder)
+
+
+@pytest.mark.parametrize(("key", "size"), [("intermediate_size", 108), ("vocab_size", 127), ("head_dim", 14)])
+def test_sizes_that_make_as_many_panels_and_blocks(folder: Path, key: str, size: int) -> None:
+    """Nothing but the shape tells them from those that were quantised."""
+    values = json.loads((folder / "config.json").read_text())
+    assert -(-size // 32) == -(-values[key] // 32)
+    (folder / "config.json").write_text(json.dumps({**values, key: size}))
+    assert re.search(r"has the shape \[.*\]; the config asks for \[.*\]", refused(folder))

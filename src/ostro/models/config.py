@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from ostro.core.errors import ConfigError
 
+# Far beyond any model. What a config says is made into tables of positions and shapes of matrices before the
+# checkpoint's tensors are compared with it.
+MAX_HEAD_DIM = 1 << 16
+MAX_MATRIX = 1 << 48
+
 
 @dataclass(frozen=True)
 class YarnConfig:
@@ -95,8 +100,31 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim={self.head_dim} must be even for rotary embedding.", param="head_dim")
+        self._check_sizes()
         if len(self.windows) != self.num_layers:
             raise ConfigError(
                 f"{len(self.windows)} attention windows are given for {self.num_layers} layers.",
                 param="windows",
+            )
+
+    def _check_sizes(self) -> None:
+        if self.head_dim > MAX_HEAD_DIM:
+            raise ConfigError(
+                f"head_dim={self.head_dim} is above {MAX_HEAD_DIM}, which no model has; the config is damaged or made "
+                "up. Take that of the model.",
+                param="head_dim",
+            )
+        heads = self.num_heads + 2 * self.num_kv_heads
+        widths = {
+            "vocab_size": self.vocab_size,
+            "intermediate_size": 2 * self.intermediate_size,
+            "num_heads": heads * self.head_dim,
+        }
+        field = max(widths, key=lambda name: widths[name])
+        if widths[field] * self.hidden_size > MAX_MATRIX:
+            raise ConfigError(
+                f"hidden_size={self.hidden_size} and {field}={getattr(self, field)} ask for a matrix of "
+                f"{widths[field] * self.hidden_size} weights, which no model has; the config is damaged or made up. "
+                "Take that of the model.",
+                param="hidden_size",
             )

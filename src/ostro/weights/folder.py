@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from ostro.weights.checkpoint import Checkpoint
 from ostro.weights.gguf_blocks import DENSE
 from ostro.weights.gguf_config import gguf_config
 from ostro.weights.gguf_weights import GGUFWeights
+from ostro.weights.quantised import awq, compressed_tensors, gptq
 from ostro.weights.safetensors_weights import SafetensorsWeights
 
 INDEX = "model.safetensors.index.json"
+# Where makers said how weights are quantised before config.json did: AutoGPTQ, and AutoAWQ in its first versions.
+QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -59,7 +63,7 @@ def open_folder(path: Path) -> CheckpointFolder:
         values = read_json(path / "config.json")
         architecture = registry.find(values.get("model_type"))
         config = architecture.parse(values)
-        return CheckpointFolder(path, "hf", architecture, config, hf_files, values.get("quantization_config"))
+        return CheckpointFolder(path, "hf", architecture, config, hf_files, _quantization(path, values))
     native_files = tuple(sorted(path.glob("consolidated*.safetensors")))
     if native_files and (path / "params.json").is_file():
         values = read_json(path / "params.json")
@@ -67,6 +71,22 @@ def open_folder(path: Path) -> CheckpointFolder:
         quantization = values.get("quantization")
         return CheckpointFolder(path, "native", registry.NATIVE, config, native_files, quantization)
     raise _no_weights(path)
+
+
+def _quantization(path: Path, values: Mapping[str, Any]) -> Any:
+    """What a Hugging Face folder says of how its weights are stored; None where it says nothing."""
+    if values.get("quantization_config"):
+        return values["quantization_config"]
+    older = values.get("compression_config")
+    if older:
+        # What only compressed-tensors wrote; at first it called its method by the name of another package.
+        return {**older, "quant_method": compressed_tensors.METHOD} if isinstance(older, dict) else older
+    for name in QUANTIZATION_FILES:
+        if (path / name).is_file():
+            found = read_json(path / name)
+            method = awq.METHOD if "w_bit" in found or "q_group_size" in found else gptq.METHOD
+            return {"quant_method": method} | found
+    return None
 
 
 def _open_gguf(path: Path) -> CheckpointFolder:

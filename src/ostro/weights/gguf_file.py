@@ -13,6 +13,7 @@ from ostro.core.gguf import GGUFTensor, read_header
 from ostro.kernels.dispatch import native
 from ostro.kernels.packed_linear.layout import Codes, Packed, empty
 from ostro.weights import gguf_blocks
+from ostro.weights.finite import require_finite
 
 
 class GGUFFile:
@@ -95,12 +96,7 @@ class GGUFFile:
     def _read_dense(self, what: str, entry: GGUFTensor) -> torch.Tensor:
         dtype = gguf_blocks.DENSE[entry.type]
         values = self._read_bytes(entry.offset, entry.size).view(dtype).view(entry.shape)
-        # The extremes are NaN if any value is, and finding them takes no memory.
-        if not all(torch.isfinite(extreme) for extreme in torch.aminmax(values)):
-            raise CheckpointError(
-                f"{what} holds values that are not finite numbers; the file is damaged, or was made from weights that "
-                "are. Download it again, or take another one."
-            )
+        require_finite(what, values)
         return values
 
     def _read_bytes(self, offset: int, size: int) -> torch.Tensor:

@@ -59,6 +59,7 @@ def load_model(
             )
         # The type first: on the meta device that costs nothing, afterwards it would be a second copy of the model.
         model.to(dtype or filling.dtype())
+        filling.check_whole()
         materialise(model, device)
         filling.fill(progress)
     return model.eval()
@@ -122,8 +123,10 @@ class Filling:
                 "that they were made from.",
                 param="quantize",
             )
-        # Shapes are taken now: a layer that is emptied does not know its parts' any more.
+        # Shapes are taken now: a layer that is emptied does not know its parts' any more. They are checked before
+        # anything of that size is made.
         self._shapes = {b.source: self._shape(b) for b in self._wanted}
+        self._check_shapes()
         self.quantised = {b.target for b in self._wanted if b.source in self._info and self._becomes_codes(b)}
         for target in self.quantised:
             layer = model.get_submodule(target)
@@ -160,6 +163,11 @@ class Filling:
             )
         return max(counts, key=lambda key: counts[key])
 
+    def check_whole(self) -> None:
+        """Raises CheckpointError for a tensor that is missing."""
+        for binding in self._wanted:
+            self._found(binding)
+
     def fill(self, progress: Progress | None) -> None:
         # In file order, so that a disk is read forwards.
         total = sum(self._info[b.source].size for b in self._wanted if b.source in self._info)
@@ -187,14 +195,26 @@ class Filling:
         return sorted(name for name in self._left() if name.startswith(self._skipped))
 
     def _fill_one(self, binding: Binding) -> int:
+        info = self._found(binding)
+        self._assign(binding, info)
+        return info.size
+
+    def _found(self, binding: Binding) -> WeightInfo:
         info = self._info.get(binding.source)
         if info is None:
             raise CheckpointError(
                 f"{self.checkpoint.origin} lacks the tensor '{binding.source}' (for {binding.target}); the "
                 "checkpoint is incomplete or of another architecture."
             )
-        self._assign(binding, info)
-        return info.size
+        return info
+
+    def _check_shapes(self) -> None:
+        for source, shape in self._shapes.items():
+            info = self._info.get(source)
+            if info is not None and info.shape is not None and info.shape != shape:
+                raise CheckpointError(
+                    f"{info.place[0]}: '{source}' has the shape {list(info.shape)}; the config asks for {list(shape)}."
+                )
 
     def _shape(self, binding: Binding) -> tuple[int, ...]:
         return tuple(self._module(binding).part(binding.part).shape)  # type: ignore[operator]  # has part()
@@ -215,11 +235,6 @@ class Filling:
 
     def _assign(self, binding: Binding, info: WeightInfo) -> None:
         shape = self._shapes[binding.source]
-        if info.shape is not None and info.shape != shape:
-            raise CheckpointError(
-                f"{info.place[0]}: '{binding.source}' has the shape {list(info.shape)}; the config asks for "
-                f"{list(shape)}."
-            )
         if binding.target in self.quantised:
             return self._keep_part(binding, self._matrix(binding, shape))
         target = self._module(binding).part(binding.part)  # type: ignore[operator]  # has part()

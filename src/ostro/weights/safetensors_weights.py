@@ -13,6 +13,7 @@ import torch
 from ostro.core.errors import CheckpointError
 from ostro.weights import quantised
 from ostro.weights.checkpoint import Checkpoint, Weight, WeightInfo
+from ostro.weights.finite import require_finite
 from ostro.weights.safetensors_file import SafetensorsFile, TensorEntry
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -30,6 +31,10 @@ class _Stored:
     @property
     def place(self) -> tuple[str, int]:
         return self.file.path.name, self.entry.offset
+
+    def called(self, name: str) -> str:
+        """What errors call the tensor."""
+        return f"{self.file.path.name}: '{name}'"
 
 
 class SafetensorsWeights(Checkpoint):
@@ -77,12 +82,16 @@ class SafetensorsWeights(Checkpoint):
         stored = self._stored[name]
         self._check_type(name, stored)
         value = stored.file.read(stored.entry)
-        return self._dequantise(value, name, stored, dtype) if stored.entry.dtype in FP8 else value
+        if stored.entry.dtype in FP8:
+            return self._dequantise(value, name, stored, dtype)
+        require_finite(stored.called(name), value)
+        return value
 
     def read_into(self, name: str, target: torch.Tensor) -> None:
         stored = self._stored[name]
         self._check_type(name, stored)
         stored.file.read_into(stored.entry, target)
+        require_finite(stored.called(name), target)
 
     def _open_all(self, files: Sequence[Path]) -> dict[str, _Stored]:
         stored: dict[str, _Stored] = {}
@@ -133,9 +142,15 @@ class SafetensorsWeights(Checkpoint):
                 f"{stored.file.path.name}: '{scale_name}' has the shape {list(scale.shape)}; only per-tensor scales "
                 "(one number) are supported."
             )
+        if not torch.isfinite(scale):
+            raise CheckpointError(
+                f"{stored.file.path.name}: the scale '{scale_name}' is {scale.item()}; a finite number is expected. "
+                "The file is damaged: download it again."
+            )
         out = torch.empty(value.shape, dtype=dtype)
         for rows, block in _row_blocks(value):
             out[rows] = block.float() * scale.reshape(())
+        require_finite(stored.called(name), out)
         return out
 
 

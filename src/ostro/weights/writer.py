@@ -13,12 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from ostro.core.errors import ConfigError
-from ostro.kernels.packed_linear.layout import Scheme
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
 from ostro.models.names import hf_names
 from ostro.weights.folder import CheckpointFolder, read_json
-from ostro.weights.quantised.ostro import quantization_config
+from ostro.weights.quantised.ostro import PackedWeight, quantization_config
 
 
 def hf_tensors(model: Decoder, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
@@ -109,16 +108,19 @@ _COMPANIONS = (
 )
 
 
-def finish_quantised(folder: CheckpointFolder, config: DecoderConfig, schemes: Mapping[str, Scheme], out: Path) -> None:
+def finish_quantised(
+    folder: CheckpointFolder, config: DecoderConfig, weights: Mapping[str, PackedWeight], out: Path
+) -> None:
     """Write config.json of a quantised checkpoint, and copy what belongs to it from where it was made.
 
-    config: of the model as it was loaded. A native folder gets a Hugging Face config.
+    config: of the model as it was loaded. weights: those that are quantised. A native folder gets a Hugging Face
+    config.
     """
     if folder.layout == "hf":
         values = read_json(folder.path / "config.json") | {"tie_word_embeddings": bool(config.tie_word_embeddings)}
     else:
         values = hf_config(config, torch.bfloat16)
-    values["quantization_config"] = quantization_config(schemes)
+    values["quantization_config"] = quantization_config(weights)
     (out / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     for pattern in _COMPANIONS:
         for file in sorted(folder.path.glob(pattern)):

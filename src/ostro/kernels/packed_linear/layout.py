@@ -35,6 +35,7 @@ BLOCK = 32
 QUAD = 4
 BITS = (4, 8)
 LARGE_PAGE = 1 << 21
+CACHE_LINE = 64
 
 
 def centre(bits: int) -> int:
@@ -138,8 +139,10 @@ def empty(scheme: Scheme, out_features: int, in_features: int) -> Packed:
     panels_shape, groups_shape = scheme.shapes(out_features, in_features)
     panels_size, groups_size = math.prod(panels_shape), 2 * math.prod(groups_shape)
     size = panels_size + groups_size * (2 if scheme.shifted else 1)
-    memory = torch.empty(size + LARGE_PAGE, dtype=torch.uint8)  # What is never written to takes no memory.
-    memory = memory[-memory.data_ptr() % LARGE_PAGE :][:size]
+    # A matrix of few large pages is not worth what is lost before its first.
+    place = LARGE_PAGE if size >= 4 * LARGE_PAGE else CACHE_LINE
+    memory = torch.empty(size + place, dtype=torch.uint8)
+    memory = memory[-memory.data_ptr() % place :][:size]
     if native is not None:
         native.advise_large_pages(memory.data_ptr(), size)
     scales, *shifts = memory[panels_size:].view(torch.float16).view(-1, *groups_shape)

@@ -27,7 +27,7 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
                 "understood; 'sliding_attention' (with a window) and 'full_attention' are.",
                 param="layer_types",
             )
-    reader.ignore(("quantization_config",))
+    reader.ignore(("quantization_config", "compression_config"))
     reader.finish()
     return DecoderConfig(
         architecture="ministral",

@@ -45,7 +45,7 @@ def parse(values: Mapping[str, Any], defaults: Mapping[str, Any] = DEFAULTS) -> 
         ConfigReader({"layer_types": kind}, "config.json (mistral)").expect(
             "layer_types", "sliding_attention" if window else "full_attention"
         )
-    reader.ignore(("quantization_config", "use_sliding_window", "max_window_layers"))
+    reader.ignore(("quantization_config", "compression_config", "use_sliding_window", "max_window_layers"))
     reader.finish()
     return DecoderConfig(
         architecture="mistral",

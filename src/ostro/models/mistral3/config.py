@@ -38,6 +38,7 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
             "multimodal_projector_bias",
             "spatial_merge_size",
             "quantization_config",
+            "compression_config",
         )
     )
     reader.finish()

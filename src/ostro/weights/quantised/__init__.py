@@ -32,7 +32,7 @@ def find(config: object, tensors: Collection[str]) -> QuantisedReader | None:
     """The reader for a config; None where it describes FP8, which the loader multiplies out by itself.
 
     config: the value that JSON gives. tensors: the names that are stored. Raises ConfigError for what is malformed or
-    not supported.
+    not supported, CheckpointError for what is not stored.
     """
     if not isinstance(config, Mapping):
         raise ConfigError(
@@ -41,7 +41,7 @@ def find(config: object, tensors: Collection[str]) -> QuantisedReader | None:
     method = config.get("quant_method")
     match method:
         case ostro.METHOD:
-            return ostro.OstroReader(config)
+            return ostro.OstroReader(config, tensors)
         case gptq.METHOD:
             return gptq.GPTQReader(config, tensors)
         case awq.METHOD:

@@ -8,7 +8,6 @@ their own way.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,20 +15,27 @@ from typing import Any
 from ostro.core.errors import ConfigError
 from ostro.kernels.packed_linear.layout import Scheme
 from ostro.weights.quantised.matrix import scheme_of
+from ostro.weights.quantised.patterns import Pattern
 
 PACKED = "pack-quantized"
 PLAIN = ("int-quantized", "naive-quantized")  # One layout; the second is its older name.
 STRATEGIES = ("group", "channel")
+PATTERN = "re:"
+# What "actorder" may be, and whether groups were made by activation, so that weight_g_idx is needed: otherwise only
+# the order of rounding was by activation, and columns lie as they were (ActivationOrdering in quant_args.py).
+ACT_ORDERS = {"group": True, "dynamic": True, "weight": False, "static": False}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that are quantised alike. packed: stored in words of 32 bits instead of int8. scheme: not shifted."""
+    """Layers that are quantised alike. packed: stored in words of 32 bits instead of int8. scheme: not shifted.
+    act_order: inputs were put into groups by activation."""
 
-    targets: tuple[str, ...]
+    targets: tuple[str | Pattern, ...]
     scheme: Scheme
     symmetric: bool
     packed: bool
+    act_order: bool
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Groups:
     """The groups of a checkpoint whose weights are integers, and the layers that none of them takes."""
 
     groups: tuple[Group, ...]
-    ignore: tuple[str, ...]
+    ignore: tuple[str | Pattern, ...]
 
     def find(self, layer: str) -> Group | None:
         """The group of a layer, by what fits it most closely: its name, a pattern, its class."""
@@ -83,7 +89,16 @@ def _group(name: str, entry: Mapping[str, Any], default_format: object) -> Group
     if type(symmetric) is not bool:
         raise _malformed(f"'symmetric' of {name!r} must be true or false")
     targets = _targets(f"the targets of {name!r}", entry.get("targets"))
-    return Group(targets, scheme_of(bits, _group_size(weights)), symmetric, form == PACKED)
+    act_order = _act_order(weights.get("actorder"))
+    return Group(targets, scheme_of(bits, _group_size(weights)), symmetric, form == PACKED, act_order)
+
+
+def _act_order(value: object) -> bool:
+    if value is None or isinstance(value, bool):  # An older way to say "group".
+        return bool(value)
+    if not isinstance(value, str) or value.lower() not in ACT_ORDERS:
+        raise _unsupported(f"the activation order {value!r}", f"{', '.join(map(repr, ACT_ORDERS))} are")
+    return ACT_ORDERS[value.lower()]
 
 
 def _group_size(weights: Mapping[str, Any]) -> object:
@@ -96,25 +111,19 @@ def _group_size(weights: Mapping[str, Any]) -> object:
     return -1 if strategy == "channel" else size
 
 
-def _closeness(target: str, layer: str) -> int:
+def _closeness(target: str | Pattern, layer: str) -> int:
     """3 for the layer's name, 2 for a pattern of it, 1 for its class, 0 for neither."""
-    if target.startswith("re:"):
-        return 2 if re.match(target.removeprefix("re:"), layer) else 0
+    if isinstance(target, Pattern):
+        return 2 if target.matches(layer) else 0
     if target == layer:
         return 3
     return int(target == ("Embedding" if layer.endswith("embed_tokens") else "Linear"))
 
 
-def _targets(what: str, value: object) -> tuple[str, ...]:
+def _targets(what: str, value: object) -> tuple[str | Pattern, ...]:
     if not isinstance(value, list) or not all(isinstance(target, str) for target in value):
         raise _malformed(f"{what} must be a list of strings")
-    for target in value:
-        if target.startswith("re:"):
-            try:
-                re.compile(target.removeprefix("re:"))
-            except re.error as error:
-                raise _malformed(f"{target!r} in {what} is no regular expression ({error})") from error
-    return tuple(value)
+    return tuple(Pattern(target.removeprefix(PATTERN)) if target.startswith(PATTERN) else target for target in value)
 
 
 def _refuse_extra(key: str, value: object) -> None:

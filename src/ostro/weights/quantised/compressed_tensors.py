@@ -40,12 +40,13 @@ class CompressedTensorsReader:
     def __init__(self, config: Mapping[str, Any], tensors: Collection[str]) -> None:
         self._tensors = tensors
         self._groups = read_groups(config)
+        self._found: dict[str, Group | None] = {}
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The tensors of one weight; none where it is dense or FP8. Raises CheckpointError where the config says that
         it is dense, but it is not."""
         stem = name.removesuffix(".weight")
-        group = self._groups.find(stem)
+        group = self._group(stem)
         if group is None:
             self._check_dense(stem)
             return ()
@@ -58,16 +59,23 @@ class CompressedTensorsReader:
     def read(self, name: str, read_tensor: matrix.ReadTensor, shape: tuple[int, int]) -> Codes:
         """One weight [O, I]. Raises CheckpointError where its tensors do not make one."""
         stem = name.removesuffix(".weight")
-        group = self._groups.find(stem)
+        group = self._group(stem)
         assert group is not None
         groups = matrix.count_groups(name, group.scheme, shape[1])
         matrix.check_bias(read_tensor, f"{stem}.bias")
         scales_OG = matrix.take_scales(read_tensor, f"{stem}.weight_scale", (shape[0], groups))
         zeros_OG = _zeros(f"{stem}.weight_zero_point", read_tensor, group, (shape[0], groups))
-        order_I = matrix.take_order(read_tensor, f"{stem}.weight_g_idx", shape[1], groups)
+        g_idx = f"{stem}.weight_g_idx"
+        order_I = matrix.take_order(read_tensor, g_idx, shape[1], groups, act_order=group.act_order)
         read_codes = _packed_codes if group.packed else _plain_codes
         codes_OI = read_codes(stem, read_tensor, group.scheme.bits, shape, order_I)
         return matrix.assemble(name, group.scheme, codes_OI, scales_OG, zeros_OG, order_I)
+
+    def _group(self, stem: str) -> Group | None:
+        """The group of a layer; asked for several times a weight, looked for once."""
+        if stem not in self._found:
+            self._found[stem] = self._groups.find(stem)
+        return self._found[stem]
 
     def _check_dense(self, stem: str) -> None:
         packed = f"{stem}.weight_packed"

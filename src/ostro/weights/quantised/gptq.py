@@ -38,6 +38,7 @@ class GPTQReader:
         self._scheme = matrix.scheme_of(config.get("bits"), config.get("group_size", -1))
         self._less_one = _checkpoint_format(config) == "gptq"
         self._symmetric = config.get("sym") is True
+        self._act_order = bool(config.get("desc_act"))
         _refuse_extras(config)
 
     def parts(self, name: str) -> tuple[str, ...]:
@@ -60,8 +61,9 @@ class GPTQReader:
             )
         matrix.check_bias(read_tensor, bias)
         scales_GO = matrix.take_scales(read_tensor, scales, (groups, outputs))
-        zeros_GO = self._zeros(matrix.take(read_tensor, qzeros, (torch.int32,), (groups, outputs // in_word)), outputs)
-        order_I = matrix.take_order(read_tensor, g_idx, inputs, groups)
+        zero_words_GW = matrix.take(read_tensor, qzeros, (torch.int32,), (groups, outputs // in_word))
+        zeros_GO = self._zeros(qzeros, zero_words_GW, outputs)
+        order_I = matrix.take_order(read_tensor, g_idx, inputs, groups, act_order=self._act_order)
         words_WO = matrix.take(read_tensor, qweight, (torch.int32,), (inputs // in_word, outputs))
         codes_OI = torch.empty(shape, dtype=torch.uint8)
         for rows in row_chunks(outputs, inputs):
@@ -69,13 +71,20 @@ class GPTQReader:
             codes_OI[rows] = codes_RI if order_I is None else codes_RI[:, order_I]
         return matrix.assemble(name, self._scheme, codes_OI, scales_GO.T, zeros_GO.T, order_I)
 
-    def _zeros(self, words_GW: torch.Tensor, outputs: int) -> torch.Tensor:
+    def _zeros(self, name: str, words_GW: torch.Tensor, outputs: int) -> torch.Tensor:
         bits = self._scheme.bits
-        stored_GO = unpack_words(words_GW, bits, outputs)
+        zeros_GO = unpack_words(words_GW, bits, outputs)
         # Some makers say "gptq" and store zero points as they are; where the config says symmetric, that shows.
-        if not self._less_one or (self._symmetric and bool((stored_GO == centre(bits)).all())):
-            return stored_GO
-        return unpack_words(words_GW + ONES[bits], bits, outputs)
+        if self._less_one and not (self._symmetric and bool((zeros_GO == centre(bits)).all())):
+            zeros_GO = unpack_words(words_GW + ONES[bits], bits, outputs)
+        if self._symmetric and bool((zeros_GO != centre(bits)).any()):
+            raise CheckpointError(
+                f"'{name}' holds zero points from {int(zeros_GO.min())} to {int(zeros_GO.max())}, but the config says "
+                f"that the weights are symmetric ('sym'), so {centre(bits)} is expected. Probably its "
+                "'checkpoint_format' is not the one that the checkpoint was stored in: 'gptq' stores zero points less "
+                "one, 'gptq_v2' as they are. Set it to the other, or take the config that belongs to the weights."
+            )
+        return zeros_GO
 
 
 def _checkpoint_format(config: Mapping[str, Any]) -> str:

@@ -85,13 +85,22 @@ def check_bias(read_tensor: ReadTensor, name: str) -> None:
         )
 
 
-def take_order(read_tensor: ReadTensor, name: str, inputs: int, groups: int) -> torch.Tensor | None:
+def take_order(read_tensor: ReadTensor, name: str, inputs: int, groups: int, *, act_order: bool) -> torch.Tensor | None:
     """The columns sorted by the group that each input is in, [I] int32; None where they already are, or where no
-    groups are stored. Raises CheckpointError where the groups are not all of one size."""
-    if read_tensor(name) is None:
-        return None
-    groups_I = take(read_tensor, name, INTEGERS, (inputs,)).long()
-    if bool((groups_I == -1).all()):  # What compressed-tensors calls not initialised: no order.
+    groups are stored. Raises CheckpointError where the groups are not all of one size.
+
+    act_order: inputs were put into groups by activation, so groups must be stored, unless there is only one.
+    """
+    stored = read_tensor(name) is not None
+    # All -1 is what compressed-tensors calls not initialised: no order.
+    groups_I = take(read_tensor, name, INTEGERS, (inputs,)).long() if stored else torch.tensor([-1])
+    if bool((groups_I == -1).all()):
+        if act_order and groups > 1:
+            raise CheckpointError(
+                f"'{name}' {'holds only -1' if stored else 'is missing'}, but the config says that inputs were grouped "
+                "by activation: only this tensor tells which group each of them is in. Download the checkpoint again, "
+                "or take one that was quantised without activation order."
+            )
         return None
     if int(groups_I.min()) < 0 or int(groups_I.max()) >= groups:
         raise CheckpointError(

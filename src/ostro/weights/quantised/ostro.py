@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,20 +13,33 @@ from ostro.core.errors import CheckpointError, ConfigError
 from ostro.kernels.packed_linear.layout import Packed, Scheme, all_finite
 
 METHOD = "ostro"
-VERSION = 1
+VERSION = 2
+KEYS = ("quant_method", "version", "weights")
+# Whole panels and blocks do not tell how far the last ones are filled: shapes are written down.
+WEIGHT_KEYS = ("shape", "bits", "group_size", "shifted")
 
 
-def scheme_to_json(scheme: Scheme) -> dict[str, Any]:
-    return {"bits": scheme.bits, "group_size": scheme.group_size, "shifted": scheme.shifted}
+@dataclass(frozen=True)
+class PackedWeight:
+    """What config.json says of one weight: its scheme and its shape [O, I]."""
+
+    scheme: Scheme
+    shape: tuple[int, int]
 
 
-def quantization_config(schemes: Mapping[str, Scheme]) -> dict[str, Any]:
-    """What config.json says of a checkpoint whose weights, by name, have these schemes."""
+def quantization_config(weights: Mapping[str, PackedWeight]) -> dict[str, Any]:
+    """What config.json says of a checkpoint whose quantised weights, by name, are these."""
     return {
         "quant_method": METHOD,
         "version": VERSION,
-        "weights": {name: scheme_to_json(scheme) for name, scheme in schemes.items()},
+        "weights": {name: _to_json(weight) for name, weight in weights.items()},
     }
+
+
+def _to_json(weight: PackedWeight) -> dict[str, Any]:
+    scheme = weight.scheme
+    values = (list(weight.shape), scheme.bits, scheme.group_size, scheme.shifted)
+    return dict(zip(WEIGHT_KEYS, values, strict=True))
 
 
 def packed_tensors(name: str, packed: Packed) -> dict[str, torch.Tensor]:
@@ -36,9 +50,10 @@ def packed_tensors(name: str, packed: Packed) -> dict[str, torch.Tensor]:
 
 
 class OstroReader:
-    """Reads what `quantization_config` describes. Raises ConfigError where that is malformed or newer."""
+    """Reads what `quantization_config` describes. Raises ConfigError where that is malformed or of another version, and
+    CheckpointError where it describes weights that are not stored."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], tensors: Collection[str]) -> None:
         version, weights = config.get("version"), config.get("weights")
         if version != VERSION:
             raise ConfigError(
@@ -47,19 +62,33 @@ class OstroReader:
                 param="quantization_config",
             )
         if not isinstance(weights, dict):
-            raise _malformed("'weights' must map the names of weights to schemes")
-        self.schemes = {name: _scheme(name, value) for name, value in weights.items()}
+            raise _malformed("'weights' must map the names of weights to their schemes and shapes")
+        unknown = sorted(config.keys() - set(KEYS))
+        if unknown:
+            raise _malformed(f"its key {unknown[0]!r} is unknown; {', '.join(KEYS)} are known")
+        self._weights = {name: _weight(name, value) for name, value in weights.items()}
+        for name in self._weights:
+            if self.parts(name)[0] not in tensors:
+                raise CheckpointError(
+                    f"The panels of '{name}' are missing, but the quantization_config names it; the checkpoint is "
+                    "incomplete, or its config is of another one."
+                )
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The tensors of one weight; none where it is not quantised."""
-        if name not in self.schemes:
+        if name not in self._weights:
             return ()
         stem = name.removesuffix(".weight")
         return tuple(f"{stem}.{part}" for part in ("panels", "scales", "shifts", "order"))
 
     def read(self, name: str, read_tensor: Callable[[str], torch.Tensor | None], shape: tuple[int, int]) -> Packed:
         """One weight [O, I]. read_tensor gives None for a tensor that is not there."""
-        scheme = self.schemes[name]
+        scheme, stored = self._weights[name].scheme, self._weights[name].shape
+        if stored != shape:
+            raise CheckpointError(
+                f"'{name}' has the shape {list(stored)}; the config asks for {list(shape)}. Its sizes, or the "
+                "quantization_config, are of another checkpoint."
+            )
         scheme.check(shape[1], f"'{name}'")
         panels, scales, shifts, order = (read_tensor(part) for part in self.parts(name))
         panels_shape, groups_shape = scheme.shapes(*shape)
@@ -78,13 +107,15 @@ class OstroReader:
         return Packed(scheme, shape[0], shape[1], panels, scales, shifts, order)
 
 
-def _scheme(name: str, value: Any) -> Scheme:
-    if not isinstance(value, dict) or value.keys() != {"bits", "group_size", "shifted"}:
-        raise _malformed(f"the scheme of {name!r} must have bits, group_size and shifted")
-    bits, group_size, shifted = value["bits"], value["group_size"], value["shifted"]
+def _weight(name: str, value: Any) -> PackedWeight:
+    if not isinstance(value, dict) or value.keys() != set(WEIGHT_KEYS):
+        raise _malformed(f"what it says of {name!r} must be {', '.join(WEIGHT_KEYS)}")
+    shape, bits, group_size, shifted = (value[key] for key in WEIGHT_KEYS)
+    if not isinstance(shape, list) or len(shape) != 2 or any(type(size) is not int or size < 1 for size in shape):
+        raise _malformed(f"the shape of {name!r} is not of two sizes")
     if type(bits) is not int or type(group_size) is not int or type(shifted) is not bool:
         raise _malformed(f"the scheme of {name!r} is not of two integers and a boolean")
-    return Scheme(bits, group_size, shifted)
+    return PackedWeight(Scheme(bits, group_size, shifted), (shape[0], shape[1]))
 
 
 def _malformed(why: str) -> ConfigError:
