@@ -9,7 +9,7 @@ namespace ostro {
 namespace {
 
 // Far enough ahead to cover memory latency at full read speed, near enough to stay in the first-level cache.
-constexpr int64_t kAhead = 4096;
+constexpr int64_t kAhead = 2048, kAheadScales = 512;
 
 static inline __m512 half_scales(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
@@ -32,6 +32,14 @@ static inline __attribute__((always_inline)) void tile(const Panel &panel, Depth
             if (kShifted) {
                 shift0 = half_scales(panel.shifts + group * kPanel);
                 shift1 = half_scales(panel.shifts + group * kPanel + 16);
+            }
+            if (kRows == 1) {
+                const char *later = reinterpret_cast<const char *>(panel.scales + group * kPanel) + kAheadScales;
+                _mm_prefetch(later, _MM_HINT_T0);
+                if (kShifted) {
+                    later = reinterpret_cast<const char *>(panel.shifts + group * kPanel) + kAheadScales;
+                    _mm_prefetch(later, _MM_HINT_T0);
+                }
             }
             ++group;
         }
