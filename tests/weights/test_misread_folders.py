@@ -162,6 +162,7 @@ def test_a_config_of_autogptq(make: Make) -> None:
         config |= {"model_name_or_path": None, "model_file_base_name": None}
 
     move_quantization(folder, "quantize_config.json", as_autogptq)
+    (folder / "model.safetensors").rename(folder / "gptq_model-4bit-64g.safetensors")
     assert torch.equal(logits(load_model(folder)), before)
     # config.json comes first.
     edit_config(folder, lambda values: values.update(quantization_config={"quant_method": "hqq"}))

@@ -102,7 +102,11 @@ def _open_gguf(path: Path) -> CheckpointFolder:
 def _hf_files(path: Path) -> tuple[Path, ...]:
     index = path / INDEX
     if not index.is_file():
-        return tuple(sorted(set(path.glob("model*.safetensors"))))
+        # The second is AutoGPTQ's older name.
+        for pattern in ("model*.safetensors", "gptq_model*.safetensors"):
+            if files := tuple(sorted(path.glob(pattern))):
+                return files
+        return ()
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index} has no 'weight_map' of tensor names to file names; download it again.")
