@@ -226,7 +226,7 @@ void PackedLinear::run(DType dtype, void *out, uintptr_t x, int64_t x_stride, in
         }
         const int64_t panels = begins.back(), matrices = gated ? 2 : 1;
         const int64_t cost = rows * inputs * kPanel * matrices / 64 + 1;
-        parallel_pieces(panels, cost, [&](int64_t begin, int64_t end) {
+        parallel_runs(panels, cost, [&](int64_t begin, int64_t end) {
             alignas(64) float tile[kMostRows * kPanel], other[kMostRows * kPanel];
             for (int64_t row0 = 0; row0 < rows; row0 += block_rows) {
                 const int64_t row1 = std::min(rows, row0 + block_rows);

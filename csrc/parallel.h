@@ -34,15 +34,21 @@ void parallel_tasks(int64_t n, int64_t cost, F &&body) {
     parallel_for(threads, n * cost / (threads > 0 ? threads : 1), [&](int64_t, int64_t) { body(next); });
 }
 
-// As parallel_for, but in several runs of items a thread, handed out one by one: a core that a neighbour of this machine
-// takes time from then holds up nobody.
+// As parallel_for, but each thread takes runs of items until all are taken, each run a share of what is left. Threads that
+// read memory go at different speeds, and neighbours of this machine take time from one of them: so all end together.
 template <class F>
-void parallel_pieces(int64_t n, int64_t cost, F &&body) {
-    constexpr int64_t kPiecesPerThread = 8;
-    const int64_t threads = pool_threads(), pieces = threads > 1 && n > threads * kPiecesPerThread ? threads * kPiecesPerThread : 1;
-    if (pieces == 1) return parallel_for(n, cost, body);
-    parallel_tasks(pieces, cost * n / pieces, [&](auto &&next) {
-        for (int64_t piece = next(); piece < pieces; piece = next()) body(n * piece / pieces, n * (piece + 1) / pieces);
+void parallel_runs(int64_t n, int64_t cost, F &&body) {
+    const int64_t threads = pool_threads();
+    if (threads < 2 || n < 4 * threads) return parallel_for(n, cost, body);
+    std::atomic<int64_t> taken{0};
+    parallel_for(threads, n * cost / threads, [&](int64_t, int64_t) {
+        int64_t begin = taken.load(std::memory_order_relaxed);
+        while (begin < n) {
+            const int64_t share = (n - begin) / (2 * threads), end = begin + (share > 0 ? share : 1);
+            if (!taken.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+            body(begin, end);
+            begin = taken.load(std::memory_order_relaxed);
+        }
     });
 }
 
