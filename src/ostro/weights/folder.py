@@ -104,8 +104,8 @@ def _hf_files(path: Path) -> tuple[Path, ...]:
     if not index.is_file():
         # The second is AutoGPTQ's older name.
         for pattern in ("model*.safetensors", "gptq_model*.safetensors"):
-            if files := tuple(sorted(path.glob(pattern))):
-                return files
+            if found := tuple(sorted(path.glob(pattern))):
+                return found
         return ()
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
