@@ -11,14 +11,14 @@
 namespace ostro {
 namespace {
 
-// Queries of some tokens' heads of one group, as floats and back.
+// Queries of some tokens' heads, as floats and back.
 struct Rows {
     DType dtype;
     uintptr_t out, q;
     int64_t q_stride;
 
-    void read(float *to, int64_t row, int64_t tokens, int64_t head, const AttentionShape &shape) const {
-        const int64_t width = shape.group() * shape.head_dim;
+    void read(float *to, int64_t row, int64_t tokens, int64_t head, int64_t heads, const AttentionShape &shape) const {
+        const int64_t width = heads * shape.head_dim;
         for (int64_t t = 0; t < tokens; ++t) {
             int64_t at = (row + t) * q_stride + head * shape.head_dim;
             if (dtype == DType::f32)
@@ -28,8 +28,9 @@ struct Rows {
         }
     }
 
-    void write(const float *from, int64_t row, int64_t tokens, int64_t head, const AttentionShape &shape) const {
-        const int64_t width = shape.group() * shape.head_dim;
+    void write(const float *from, int64_t row, int64_t tokens, int64_t head, int64_t heads,
+               const AttentionShape &shape) const {
+        const int64_t width = heads * shape.head_dim;
         for (int64_t t = 0; t < tokens; ++t) {
             int64_t at = (row + t) * shape.heads * shape.head_dim + head * shape.head_dim;
             if (dtype == DType::f32)
@@ -70,17 +71,22 @@ void paged_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, 
     for (int64_t row = 0; row < rows; ++row) longest = std::max(longest, position[row]);
     if (window > 0) longest = std::min(longest, window);
     const int64_t cost = (longest + 1) * (shape.group() + 1) * head_dim / 16 + 1;
+    // A row is cut as rarely as threads allow: heads that are read together are read in order.
+    const int64_t threads = pool_threads();
+    const int64_t parts = rows % threads == 0 || rows >= 4 * threads ? 1 : std::min(kv_heads, threads);
     // Handed out one by one: sequences are of unequal length.
-    parallel_tasks(rows * kv_heads, cost, [&](auto &&next) {
-        Buffers &buffers = Buffers::of(shape, std::max(shape.group(), kernels.max_rows));
-        for (int64_t item = next(); item < rows * kv_heads; item = next()) {
-            int64_t row = item / kv_heads, kv_head = item % kv_heads, head = kv_head * shape.group();
+    parallel_tasks(rows * parts, cost * kv_heads / parts, [&](auto &&next) {
+        Buffers &buffers = Buffers::of(shape, std::max(heads, kernels.max_rows));
+        for (int64_t item = next(); item < rows * parts; item = next()) {
+            const int64_t row = item / parts, part = item % parts;
+            const int64_t kv_head = kv_heads * part / parts, count = kv_heads * (part + 1) / parts - kv_head;
+            const int64_t head = kv_head * shape.group(), width = count * shape.group();
             CacheView cache{reinterpret_cast<const uint8_t *>(k_cache), reinterpret_cast<const uint8_t *>(v_cache),
                             table + sequence[row] * table_stride, kv_head};
-            queries.read(buffers.q.data(), row, 1, head, shape);
-            kernels.one_token(buffers.q.data(), buffers.out.data(), 1, position[row], cache, shape,
+            queries.read(buffers.q.data(), row, 1, head, width, shape);
+            kernels.one_token(buffers.q.data(), buffers.out.data(), count, position[row], cache, shape,
                               buffers.scratch.data());
-            queries.write(buffers.out.data(), row, 1, head, shape);
+            queries.write(buffers.out.data(), row, 1, head, width, shape);
         }
     });
 }
@@ -102,10 +108,10 @@ void chunk_attention(DType dtype, uintptr_t out, uintptr_t q, int64_t q_stride, 
             int64_t first = part * each, tokens = std::min(each, rows - first);
             CacheView cache{reinterpret_cast<const uint8_t *>(k_cache), reinterpret_cast<const uint8_t *>(v_cache),
                             reinterpret_cast<const int32_t *>(blocks), kv_head};
-            queries.read(buffers.q.data(), first, tokens, head, shape);
+            queries.read(buffers.q.data(), first, tokens, head, shape.group(), shape);
             (wide ? kernels.many_tokens : kernels.one_token)(buffers.q.data(), buffers.out.data(), tokens,
                                                              start + first, cache, shape, buffers.scratch.data());
-            queries.write(buffers.out.data(), first, tokens, head, shape);
+            queries.write(buffers.out.data(), first, tokens, head, shape.group(), shape);
         }
     });
 }

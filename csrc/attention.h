@@ -27,14 +27,14 @@ struct CacheView {
     int64_t kv_head;
 };
 
-// `tokens` queries at positions position, position + 1, … of one sequence, all heads of one group:
-// q and out are [tokens * group, head_dim] in float32, row = token * group + head. scratch: scratch_floats() of them.
-using AttendFn = void (*)(const float *q, float *out, int64_t tokens, int64_t position, const CacheView &cache,
+// `count` groups of heads (all that share a head of the cache) in float32, [count * group, head_dim] of q and out.
+// scratch: attention_scratch() floats for so many rows.
+using AttendFn = void (*)(const float *q, float *out, int64_t count, int64_t position, const CacheView &cache,
                           const AttentionShape &shape, float *scratch);
 
 struct AttentionKernels {
-    AttendFn one_token;    // tokens = 1; rows are read once for the whole group
-    AttendFn many_tokens;  // tokens * group <= max_rows
+    AttendFn one_token;    // of one query at a position, for `count` heads of the cache from kv_head on
+    AttendFn many_tokens;  // of one head of the cache, for `count` queries at position, …; count * group <= max_rows
     int64_t max_rows;
 };
 

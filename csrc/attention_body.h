@@ -90,27 +90,101 @@ OSTRO_BODY void widen(float *out, const uint8_t *row, int64_t dim, int64_t padde
     for (; d < padded; ++d) out[d] = 0.0f;
 }
 
+// Where a head's keys and values lie.
+struct Rows {
+    const CacheView &cache;
+    const AttentionShape &shape;
+
+    OSTRO_ALWAYS_INLINE int64_t offset(int64_t at) const {
+        // In 32 bits, which positions never leave: a division of 64 takes several times as long.
+        const uint32_t bs = static_cast<uint32_t>(shape.block_size), p = static_cast<uint32_t>(at);
+        const int64_t slot = static_cast<int64_t>(cache.table[p / bs]) * bs + p % bs;
+        return (slot * shape.kv_heads + cache.kv_head) * shape.row_bytes();
+    }
+
+    // A head's rows lie too far apart for the processor to see the pattern.
+    OSTRO_ALWAYS_INLINE void fetch(int64_t at) const {
+        const int64_t from = offset(at), bytes = shape.row_bytes();
+        for (int64_t line = 0; line < bytes; line += 64) {
+            __builtin_prefetch(cache.keys + from + line);
+            __builtin_prefetch(cache.values + from + line);
+        }
+    }
+};
+
 // Keys and values of `count` positions from `base` on; those of the next tile, up to position `last`, are fetched.
 OSTRO_BODY void widen_tile(float *keys, float *values, int64_t base, int64_t count, int64_t last, int64_t padded,
                            const CacheView &cache, const AttentionShape &shape) {
-    const int64_t bytes = shape.row_bytes(), slot_bytes = shape.kv_heads * bytes, bs = shape.block_size;
-    auto place = [&](int64_t at) {
-        int64_t slot = static_cast<int64_t>(cache.table[at / bs]) * bs + at % bs;
-        return slot * slot_bytes + cache.kv_head * bytes;
-    };
+    const Rows rows{cache, shape};
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t offset = place(base + i);
-        // A head's rows lie too far apart for the processor to see the pattern.
-        if (base + i + kTile <= last) {
-            const int64_t ahead = place(base + i + kTile);
-            for (int64_t at = 0; at < bytes; at += 64) {
-                __builtin_prefetch(cache.keys + ahead + at);
-                __builtin_prefetch(cache.values + ahead + at);
-            }
-        }
+        const int64_t offset = rows.offset(base + i);
+        if (base + i + kTile <= last) rows.fetch(base + i + kTile);
         widen(keys + i * padded, cache.keys + offset, shape.head_dim, padded, shape.kv);
         widen(values + i * padded, cache.values + offset, shape.head_dim, padded, shape.kv);
     }
+}
+
+#if OSTRO_WIDTH == 16
+OSTRO_BODY vec from_bytes(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+}
+OSTRO_BODY vec from_bf16(const uint8_t *p) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+OSTRO_BODY vec from_f16(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+}
+#elif OSTRO_WIDTH == 8
+OSTRO_BODY vec from_bytes(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+}
+OSTRO_BODY vec from_bf16(const uint8_t *p) {
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+OSTRO_BODY vec from_f16(const uint8_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+}
+#else
+OSTRO_BODY vec from_bytes(const uint8_t *p) {
+    vec value;
+    for (int j = 0; j < kW; ++j) value[j] = static_cast<float>(reinterpret_cast<const int8_t *>(p)[j]);
+    return value;
+}
+OSTRO_BODY vec from_bf16(const uint8_t *p) {
+    uint16_t halves[kW];
+    std::memcpy(halves, p, sizeof halves);
+    ivec bits;
+    for (int j = 0; j < kW; ++j) bits[j] = static_cast<int32_t>(static_cast<uint32_t>(halves[j]) << 16);
+    vec value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+OSTRO_BODY vec from_f16(const uint8_t *p) {
+    uint16_t halves[kW];
+    std::memcpy(halves, p, sizeof halves);
+    vec value;
+    for (int j = 0; j < kW; ++j) value[j] = half_to_float(halves[j]);
+    return value;
+}
+#endif
+
+// kW numbers of a row from d on; those of an int8 row without its scale.
+template <KVType kKV>
+OSTRO_BODY vec widened(const uint8_t *row, int64_t d) {
+    if constexpr (kKV == KVType::f32) return load_vec(reinterpret_cast<const float *>(row) + d);
+    if constexpr (kKV == KVType::bf16) return from_bf16(row + 2 * d);
+    if constexpr (kKV == KVType::f16) return from_f16(row + 2 * d);
+    return from_bytes(row + d);
+}
+
+template <KVType kKV>
+OSTRO_BODY float scale_of(const uint8_t *row, int64_t dim) {
+    if constexpr (kKV != KVType::i8) return 1.0f;
+    float scale;
+    std::memcpy(&scale, row + dim, 4);
+    return scale;
 }
 
 // Lanes of a and, from kW on, of b.
@@ -164,83 +238,186 @@ OSTRO_BODY void fold(vec *rows) {
     if constexpr (kHalf > 1) fold<kHalf>(rows);
 }
 
-// scores[n] = query . keys[n] for kW keys.
-OSTRO_BODY void dots(float *scores, const float *query, const float *keys, int64_t padded) {
-    vec sum[kW];
-    for (int n = 0; n < kW; ++n) sum[n] = vec{};
-    for (int64_t d = 0; d < padded; d += kW) {
-        const vec part = load_vec(query + d);
+// scores[h, i] = query[h] . keys[i] of kH heads, kW / kH keys at a time: each is widened once for all of them.
+template <KVType kKV, int kH>
+OSTRO_BODY void score_keys(float *scores, const float *query, const uint8_t *const *keys, int64_t count, int64_t dim) {
+    constexpr int kN = kW / kH;
+    for (int64_t i = 0; i < count; i += kN) {
+        const uint8_t *key[kN];
+        for (int n = 0; n < kN; ++n) key[n] = keys[i + n < count ? i + n : count - 1];
+        vec sum[kW];
+        for (int n = 0; n < kW; ++n) sum[n] = vec{};
+        for (int64_t d = 0; d < dim; d += kW) {
+            vec part[kH];
+#pragma GCC unroll 4
+            for (int h = 0; h < kH; ++h) part[h] = load_vec(query + h * dim + d);
 #pragma GCC unroll 16
-        for (int n = 0; n < kW; ++n) sum[n] += part * load_vec(keys + n * padded + d);
+            for (int n = 0; n < kN; ++n) {
+                const vec wide = widened<kKV>(key[n], d);
+#pragma GCC unroll 4
+                for (int h = 0; h < kH; ++h) sum[n * kH + h] += part[h] * wide;
+            }
+        }
+        fold<kW>(sum);
+        float found[kW];
+        store_vec(found, sum[0]);
+        for (int n = 0; n < kN; ++n) {
+            const float scale = scale_of<kKV>(key[n], dim);
+            for (int h = 0; h < kH; ++h) scores[h * kTile + i + n] = found[n * kH + h] * scale;
+        }
     }
-    fold<kW>(sum);
-    store_vec(scores, sum[0]);
 }
 
-// sums[d] = sums[d] * shrink + sum_i weights[i] * values[i, d], kN vectors of dimensions from d on.
-template <int kN>
-OSTRO_BODY void add_values(float *sums, const float *weights, const float *values, float shrink, int64_t d,
-                           int64_t count, int64_t padded) {
-    vec sum[kN];
-#pragma GCC unroll 8
-    for (int n = 0; n < kN; ++n) sum[n] = load_vec(sums + d + n * kW) * shrink;
+// sums[h, d] = sums[h, d] * shrink[h] + sum_i weights[h, i] * values[i, d] of kH heads, kN vectors of dimensions from d on.
+template <KVType kKV, int kH, int kN>
+OSTRO_BODY void add_values(float *sums, const float *weights, const float *shrink, const uint8_t *const *values,
+                           int64_t count, int64_t dim, int64_t d) {
+    vec sum[kH][kN];
+#pragma GCC unroll 4
+    for (int h = 0; h < kH; ++h)
+#pragma GCC unroll 16
+        for (int n = 0; n < kN; ++n) sum[h][n] = load_vec(sums + h * dim + d + n * kW) * shrink[h];
     for (int64_t i = 0; i < count; ++i) {
-        const vec weight = spread(weights[i]);
-#pragma GCC unroll 8
-        for (int n = 0; n < kN; ++n) sum[n] += weight * load_vec(values + i * padded + d + n * kW);
+        vec wide[kN];
+#pragma GCC unroll 16
+        for (int n = 0; n < kN; ++n) wide[n] = widened<kKV>(values[i], d + n * kW);
+#pragma GCC unroll 4
+        for (int h = 0; h < kH; ++h) {
+            const vec weight = spread(weights[h * kTile + i]);
+#pragma GCC unroll 16
+            for (int n = 0; n < kN; ++n) sum[h][n] += weight * wide[n];
+        }
     }
-#pragma GCC unroll 8
-    for (int n = 0; n < kN; ++n) store_vec(sums + d + n * kW, sum[n]);
+#pragma GCC unroll 4
+    for (int h = 0; h < kH; ++h)
+#pragma GCC unroll 16
+        for (int n = 0; n < kN; ++n) store_vec(sums + h * dim + d + n * kW, sum[h][n]);
+}
+
+// One step of the online softmax: `count` scores of a tile become weights, those behind them 0. best and total are the
+// largest score so far and the weights' sum; returns by how much earlier sums shrink.
+OSTRO_BODY float weigh(float *scores, int64_t count, float &best, float &total) {
+    for (int64_t i = count; i < kTile; ++i) scores[i] = -INFINITY;
+    vec most = spread(best);
+    for (int64_t i = 0; i < kTile; i += kW) most = larger(load_vec(scores + i), most);
+    const float top = largest_lane(most);
+    const float shrink = best == -INFINITY ? 0.0f : exp_vec(spread(best - top))[0];
+    vec sum = vec{};
+    for (int64_t i = 0; i < kTile; i += kW) {
+        vec score = load_vec(scores + i), weight = exp_vec(score - top);
+        weight = score == spread(-INFINITY) ? vec{} : weight;
+        store_vec(scores + i, weight);
+        sum += weight;
+    }
+    best = top;
+    total = total * shrink + sum_lanes(sum);
+    return shrink;
+}
+
+// What heads keep while they go over the tiles, a row of `dim` each; scores are of a tile and four heads.
+struct Softmax {
+    float *query, *sums, *scores, *best, *total;
+};
+
+// A tile for kH heads from `head` on.
+template <KVType kKV, int kH>
+OSTRO_BODY void tile_of(const Softmax &state, int64_t head, const uint8_t *const *keys, const uint8_t *const *values,
+                        int64_t count, int64_t dim) {
+    constexpr int kMost = kW >= 8 ? kW : 4, kN = kMost / kH;
+    float *scores = state.scores, *sums = state.sums + head * dim, shrink[kH];
+    score_keys<kKV, kH>(scores, state.query + head * dim, keys, count, dim);
+    for (int h = 0; h < kH; ++h) {
+        float *own = scores + h * kTile;
+        shrink[h] = weigh(own, count, state.best[head + h], state.total[head + h]);
+        if (kKV == KVType::i8)
+            for (int64_t i = 0; i < count; ++i) own[i] *= scale_of<kKV>(values[i], dim);
+    }
+    int64_t d = 0;
+    for (; d + kN * kW <= dim; d += kN * kW) add_values<kKV, kH, kN>(sums, scores, shrink, values, count, dim, d);
+    for (; d < dim; d += kW) add_values<kKV, kH, 1>(sums, scores, shrink, values, count, dim, d);
 }
 
 int64_t first_position(int64_t position, int64_t window) {
     return window > 0 && position + 1 > window ? position + 1 - window : 0;
 }
 
+// Of heads whose dimension is whole vectors, rows are widened as they are multiplied. A tile is gone through for all heads
+// before the next: those of a position lie side by side, so that memory is read in order.
+template <KVType kKV>
+void whole_vectors(const Softmax &state, int64_t kv_heads, int64_t position, const CacheView &cache,
+                   const AttentionShape &shape) {
+    const int64_t group = shape.group(), dim = shape.head_dim, bytes = shape.row_bytes();
+    const Rows rows{cache, shape};
+    // Where the tile's rows of the first head begin, and those of the tile after it, which are fetched meanwhile.
+    int64_t here[kTile], ahead[kTile];
+    const int64_t first = first_position(position, shape.window);
+    for (int64_t i = 0; i < kTile && first + i <= position; ++i) ahead[i] = rows.offset(first + i);
+    for (int64_t base = first; base <= position; base += kTile) {
+        const int64_t left = position + 1 - base, count = left < kTile ? left : kTile;
+        const int64_t coming = left - count < kTile ? left - count : kTile;
+        for (int64_t i = 0; i < count; ++i) here[i] = ahead[i];
+        for (int64_t i = 0; i < coming; ++i) ahead[i] = rows.offset(base + kTile + i);
+        for (int64_t k = 0; k < kv_heads; ++k) {
+            const uint8_t *keys[kTile], *values[kTile];
+            for (int64_t i = 0; i < count; ++i)
+                keys[i] = cache.keys + here[i] + k * bytes, values[i] = cache.values + here[i] + k * bytes;
+            for (int64_t i = 0; i < coming; ++i)
+                for (int64_t line = 0; line < bytes; line += 64) {
+                    __builtin_prefetch(cache.keys + ahead[i] + k * bytes + line);
+                    __builtin_prefetch(cache.values + ahead[i] + k * bytes + line);
+                }
+            int64_t head = k * group;
+            const int64_t last = head + group;
+            for (; head + 4 <= last; head += 4) tile_of<kKV, 4>(state, head, keys, values, count, dim);
+            if (head + 2 <= last) tile_of<kKV, 2>(state, head, keys, values, count, dim), head += 2;
+            if (head < last) tile_of<kKV, 1>(state, head, keys, values, count, dim);
+        }
+    }
+}
+
 // Dimensions are the lanes.
-void one_token(const float *q, float *out, int64_t, int64_t position, const CacheView &cache,
+void one_token(const float *q, float *out, int64_t kv_heads, int64_t position, const CacheView &cache,
                const AttentionShape &shape, float *scratch) {
-    const int64_t group = shape.group(), dim = shape.head_dim, padded = (dim + kW - 1) / kW * kW;
-    float *query = scratch, *sums = query + group * padded, *keys = sums + group * padded;
-    float *values = keys + kTile * padded, *scores = values + kTile * padded;
-    float *best = scores + group * kTile, *total = best + group;
-    for (int64_t g = 0; g < group; ++g) {
+    const int64_t group = shape.group(), heads = kv_heads * group;
+    const int64_t dim = shape.head_dim, padded = (dim + kW - 1) / kW * kW;
+    float *sums = scratch + heads * padded, *scores = sums + heads * padded, *best = scores + 4 * kTile;
+    const Softmax state{scratch, sums, scores, best, best + heads};
+    for (int64_t g = 0; g < heads; ++g) {
         for (int64_t d = 0; d < padded; ++d) {
-            query[g * padded + d] = d < dim ? q[g * dim + d] * shape.scale : 0.0f;
-            sums[g * padded + d] = 0.0f;
+            state.query[g * padded + d] = d < dim ? q[g * dim + d] * shape.scale : 0.0f;
+            state.sums[g * padded + d] = 0.0f;
         }
-        best[g] = -INFINITY, total[g] = 0.0f;
+        state.best[g] = -INFINITY, state.total[g] = 0.0f;
     }
-    for (int64_t base = first_position(position, shape.window); base <= position; base += kTile) {
-        int64_t count = position + 1 - base < kTile ? position + 1 - base : kTile;
-        widen_tile(keys, values, base, count, position, padded, cache, shape);
-        for (int64_t g = 0; g < group; ++g) {
-            const float *qg = query + g * padded;
-            float *sg = scores + g * kTile, top = best[g];
-            for (int64_t i = 0; i < count; i += kW) dots(sg + i, qg, keys + i * padded, padded);
-            for (int64_t i = count; i < kTile; ++i) sg[i] = -INFINITY;
-            vec most = spread(top);
-            for (int64_t i = 0; i < kTile; i += kW) most = larger(load_vec(sg + i), most);
-            top = largest_lane(most);
-            float shrink = best[g] == -INFINITY ? 0.0f : exp_vec(spread(best[g] - top))[0];
-            vec sum = vec{};
-            for (int64_t i = 0; i < kTile; i += kW) {
-                vec score = load_vec(sg + i), weight = exp_vec(score - top);
-                weight = score == spread(-INFINITY) ? vec{} : weight;
-                store_vec(sg + i, weight);
-                sum += weight;
+    if (padded != dim) {
+        // Widened to rows of whole vectors first, then as rows of float32 are.
+        float *keys = state.total + heads, *values = keys + kTile * padded;
+        const uint8_t *key[kTile], *value[kTile];
+        for (int64_t i = 0; i < kTile; ++i) {
+            key[i] = reinterpret_cast<const uint8_t *>(keys + i * padded);
+            value[i] = reinterpret_cast<const uint8_t *>(values + i * padded);
+        }
+        for (int64_t base = first_position(position, shape.window); base <= position; base += kTile) {
+            const int64_t count = position + 1 - base < kTile ? position + 1 - base : kTile;
+            for (int64_t g = 0; g < heads; ++g) {
+                if (g % group == 0) {
+                    const CacheView own{cache.keys, cache.values, cache.table, cache.kv_head + g / group};
+                    widen_tile(keys, values, base, count, position, padded, own, shape);
+                }
+                tile_of<KVType::f32, 1>(state, g, key, value, count, padded);
             }
-            best[g] = top;
-            total[g] = total[g] * shrink + sum_lanes(sum);
-            float *acc = sums + g * padded;
-            int64_t d = 0;
-            for (; d + 8 * kW <= padded; d += 8 * kW) add_values<8>(acc, sg, values, shrink, d, count, padded);
-            for (; d + 4 * kW <= padded; d += 4 * kW) add_values<4>(acc, sg, values, shrink, d, count, padded);
-            for (; d < padded; d += kW) add_values<1>(acc, sg, values, shrink, d, count, padded);
         }
+    } else if (shape.kv == KVType::f32) {
+        whole_vectors<KVType::f32>(state, kv_heads, position, cache, shape);
+    } else if (shape.kv == KVType::bf16) {
+        whole_vectors<KVType::bf16>(state, kv_heads, position, cache, shape);
+    } else if (shape.kv == KVType::f16) {
+        whole_vectors<KVType::f16>(state, kv_heads, position, cache, shape);
+    } else {
+        whole_vectors<KVType::i8>(state, kv_heads, position, cache, shape);
     }
-    for (int64_t g = 0; g < group; ++g)
-        for (int64_t d = 0; d < dim; ++d) out[g * dim + d] = sums[g * padded + d] / total[g];
+    for (int64_t g = 0; g < heads; ++g)
+        for (int64_t d = 0; d < dim; ++d) out[g * dim + d] = state.sums[g * padded + d] / state.total[g];
 }
 
 constexpr int kV = OSTRO_VECTORS, kK = OSTRO_KEYS, kD = OSTRO_DIMS;
