@@ -418,7 +418,7 @@ print(status("VmHWM") - start)
 """
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize("rounding", ["nearest", pytest.param("gptq", marks=pytest.mark.slow)])
 def test_one_layer_is_in_memory_at_a_time(blocks: Path, tmp_path: Path, rounding: str) -> None:
     """Less than the dense model itself: a layer in float32, what is measured of its inputs, and the result when it is
     loaded to be proven."""
