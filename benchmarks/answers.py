@@ -2,7 +2,8 @@
 
 Quantised folders of random weights, as `ostro quantize` writes them, from the page cache. With --peer-python, which
 names an interpreter that has llama-cpp-python, the first token of llama.cpp on a GGUF file of the same shape stands
-beside; processes alternate. Times begin when libraries are imported: with the call that loads the model.
+beside; processes alternate. The scheme `gguf` is that file on our side. Times begin when libraries are imported: with
+the call that loads the model.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print only the last line, one JSON object")
     parser.add_argument("--shape", default="7b", choices=["110m", "1b", "7b"], help="model shape (random weights)")
-    parser.add_argument("--schemes", nargs="+", default=["int4", "int8"], help="what the weights are held in")
+    parser.add_argument(
+        "--schemes", nargs="+", default=["int4", "int8"], help="what the weights are held in; gguf: a Q4_0 file"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="processes a scheme; medians are reported")
     parser.add_argument("--cache", type=Path, default=None, help="where random checkpoints are kept")
     parser.add_argument("--peer-python", default=None, help="an interpreter that has llama-cpp-python")
@@ -77,7 +80,12 @@ def main() -> None:
     figures: dict[str, Any] = {}
     peer: dict[str, float] | None = None
     for scheme in args.schemes:
-        folder = str(make_folder(args.shape, scheme, root / "packed"))
+        made = (
+            make_gguf(args.shape, root / "gguf")
+            if scheme == "gguf"
+            else make_folder(args.shape, scheme, root / "packed")
+        )
+        folder = str(made)
         child(sys.executable, OURS, folder)  # Into the page cache.
         ours, theirs = [], []
         beside = args.peer_python if scheme == "int4" else None

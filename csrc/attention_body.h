@@ -55,75 +55,6 @@ OSTRO_BODY vec exp_vec(vec x) {
     return p * power;
 }
 
-// One row of the cache as floats; what fills up the last vector is 0.
-OSTRO_BODY void widen(float *out, const uint8_t *row, int64_t dim, int64_t padded, KVType kv) {
-    int64_t d = 0;
-    if (kv == KVType::f32) {
-        std::memcpy(out, row, static_cast<size_t>(4 * dim));
-        d = dim;
-    } else if (kv == KVType::bf16) {
-        const uint16_t *from = reinterpret_cast<const uint16_t *>(row);
-#pragma omp simd
-        for (int64_t i = 0; i < dim; ++i) {
-            uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
-            std::memcpy(out + i, &bits, 4);
-        }
-        d = dim;
-    } else if (kv == KVType::f16) {
-        const uint16_t *from = reinterpret_cast<const uint16_t *>(row);
-#if OSTRO_WIDTH == 16
-        for (; d + 16 <= dim; d += 16)
-            _mm512_storeu_ps(out + d, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from + d))));
-#elif OSTRO_WIDTH == 8
-        for (; d + 8 <= dim; d += 8)
-            _mm256_storeu_ps(out + d, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from + d))));
-#endif
-        for (; d < dim; ++d) out[d] = half_to_float(from[d]);
-    } else {
-        const int8_t *from = reinterpret_cast<const int8_t *>(row);
-        float scale;
-        std::memcpy(&scale, row + dim, 4);
-#pragma omp simd
-        for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<float>(from[i]) * scale;
-        d = dim;
-    }
-    for (; d < padded; ++d) out[d] = 0.0f;
-}
-
-// Where a head's keys and values lie.
-struct Rows {
-    const CacheView &cache;
-    const AttentionShape &shape;
-
-    OSTRO_ALWAYS_INLINE int64_t offset(int64_t at) const {
-        // In 32 bits, which positions never leave: a division of 64 takes several times as long.
-        const uint32_t bs = static_cast<uint32_t>(shape.block_size), p = static_cast<uint32_t>(at);
-        const int64_t slot = static_cast<int64_t>(cache.table[p / bs]) * bs + p % bs;
-        return (slot * shape.kv_heads + cache.kv_head) * shape.row_bytes();
-    }
-
-    // A head's rows lie too far apart for the processor to see the pattern.
-    OSTRO_ALWAYS_INLINE void fetch(int64_t at) const {
-        const int64_t from = offset(at), bytes = shape.row_bytes();
-        for (int64_t line = 0; line < bytes; line += 64) {
-            __builtin_prefetch(cache.keys + from + line);
-            __builtin_prefetch(cache.values + from + line);
-        }
-    }
-};
-
-// Keys and values of `count` positions from `base` on; those of the next tile, up to position `last`, are fetched.
-OSTRO_BODY void widen_tile(float *keys, float *values, int64_t base, int64_t count, int64_t last, int64_t padded,
-                           const CacheView &cache, const AttentionShape &shape) {
-    const Rows rows{cache, shape};
-    for (int64_t i = 0; i < count; ++i) {
-        const int64_t offset = rows.offset(base + i);
-        if (base + i + kTile <= last) rows.fetch(base + i + kTile);
-        widen(keys + i * padded, cache.keys + offset, shape.head_dim, padded, shape.kv);
-        widen(values + i * padded, cache.values + offset, shape.head_dim, padded, shape.kv);
-    }
-}
-
 #if OSTRO_WIDTH == 16
 OSTRO_BODY vec from_bytes(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
@@ -169,6 +100,69 @@ OSTRO_BODY vec from_f16(const uint8_t *p) {
     return value;
 }
 #endif
+
+// One row of the cache as floats; what fills up the last vector is 0.
+OSTRO_BODY void widen(float *out, const uint8_t *row, int64_t dim, int64_t padded, KVType kv) {
+    int64_t d = 0;
+    if (kv == KVType::f32) {
+        std::memcpy(out, row, static_cast<size_t>(4 * dim));
+        d = dim;
+    } else if (kv == KVType::bf16) {
+        const uint16_t *from = reinterpret_cast<const uint16_t *>(row);
+#pragma omp simd
+        for (int64_t i = 0; i < dim; ++i) {
+            uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+            std::memcpy(out + i, &bits, 4);
+        }
+        d = dim;
+    } else if (kv == KVType::f16) {
+        const uint16_t *from = reinterpret_cast<const uint16_t *>(row);
+        for (; d + kW <= dim; d += kW) store_vec(out + d, from_f16(row + 2 * d));
+        for (; d < dim; ++d) out[d] = half_to_float(from[d]);
+    } else {
+        const int8_t *from = reinterpret_cast<const int8_t *>(row);
+        float scale;
+        std::memcpy(&scale, row + dim, 4);
+#pragma omp simd
+        for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<float>(from[i]) * scale;
+        d = dim;
+    }
+    for (; d < padded; ++d) out[d] = 0.0f;
+}
+
+// Where a head's keys and values lie.
+struct Rows {
+    const CacheView &cache;
+    const AttentionShape &shape;
+
+    OSTRO_ALWAYS_INLINE int64_t offset(int64_t at) const {
+        // In 32 bits, which positions never leave: a division of 64 takes several times as long.
+        const uint32_t bs = static_cast<uint32_t>(shape.block_size), p = static_cast<uint32_t>(at);
+        const int64_t slot = static_cast<int64_t>(cache.table[p / bs]) * bs + p % bs;
+        return (slot * shape.kv_heads + cache.kv_head) * shape.row_bytes();
+    }
+
+    // A head's rows lie too far apart for the processor to see the pattern.
+    OSTRO_ALWAYS_INLINE void fetch(int64_t from) const {
+        const int64_t bytes = shape.row_bytes();
+        for (int64_t line = 0; line < bytes; line += 64) {
+            __builtin_prefetch(cache.keys + from + line);
+            __builtin_prefetch(cache.values + from + line);
+        }
+    }
+};
+
+// Keys and values of `count` positions from `base` on; those of the next tile, up to position `last`, are fetched.
+OSTRO_BODY void widen_tile(float *keys, float *values, int64_t base, int64_t count, int64_t last, int64_t padded,
+                           const CacheView &cache, const AttentionShape &shape) {
+    const Rows rows{cache, shape};
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t offset = rows.offset(base + i);
+        if (base + i + kTile <= last) rows.fetch(rows.offset(base + i + kTile));
+        widen(keys + i * padded, cache.keys + offset, shape.head_dim, padded, shape.kv);
+        widen(values + i * padded, cache.values + offset, shape.head_dim, padded, shape.kv);
+    }
+}
 
 // kW numbers of a row from d on; those of an int8 row without its scale.
 template <KVType kKV>
@@ -361,11 +355,7 @@ void whole_vectors(const Softmax &state, int64_t kv_heads, int64_t position, con
             const uint8_t *keys[kTile], *values[kTile];
             for (int64_t i = 0; i < count; ++i)
                 keys[i] = cache.keys + here[i] + k * bytes, values[i] = cache.values + here[i] + k * bytes;
-            for (int64_t i = 0; i < coming; ++i)
-                for (int64_t line = 0; line < bytes; line += 64) {
-                    __builtin_prefetch(cache.keys + ahead[i] + k * bytes + line);
-                    __builtin_prefetch(cache.values + ahead[i] + k * bytes + line);
-                }
+            for (int64_t i = 0; i < coming; ++i) rows.fetch(ahead[i] + k * bytes);
             int64_t head = k * group;
             const int64_t last = head + group;
             for (; head + 4 <= last; head += 4) tile_of<kKV, 4>(state, head, keys, values, count, dim);
