@@ -13,7 +13,8 @@ import tiny_checkpoints
 from ostro.core.errors import ConfigError, InvalidRequestError, PromptTooLongError, QueueFullError
 from ostro.core.events import Event, RequestFinished, RequestQueued, RequestScheduled, StepFinished
 from ostro.core.options import EngineOptions
-from ostro.core.request import EngineRequest, MediaSpan
+from ostro.core.media import MediaSpan
+from ostro.core.request import EngineRequest
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
 from ostro.models.layers.context import DenseContext

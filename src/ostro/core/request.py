@@ -7,16 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from ostro.core.media import MediaInput, MediaSpan
 from ostro.core.sampling import SamplingParams
-
-
-class MediaSpan(msgspec.Struct, frozen=True):
-    """Placeholder positions [start, start + length) of a prompt that stand for one image or audio clip."""
-
-    start: int
-    length: int
-    digest: str
-    modality: str
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +19,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: resolved by the caller, never None: sampling is keyed by (seed, position).
     group: siblings of one prompt (`n` > 1) share it; they wait for the first to have cached the prompt.
     salt: tenant salt of the block hashes; equal prompts under other salts share no cache.
+    spans, media: which positions stand for images and sounds, in order, and each of those once.
     pooling: no answer is generated; the prompt's hidden states become one vector: that of its last token, or the
         mean of all.
     """
@@ -42,6 +35,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     adapter_id: str = ""
     salt: str = ""
     spans: list[MediaSpan] = []
+    media: list[MediaInput] = []
     pooling: Literal["last", "mean"] | None = None
 
 

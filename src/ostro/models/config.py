@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from ostro.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ostro.models.layers.encoder import Encoder
 
 # Far beyond any model. What a config says is made into tables of positions and shapes of matrices before the
 # checkpoint's tensors are compared with it.
@@ -51,12 +55,23 @@ class QueryScaling:
             )
 
 
+class EncoderConfig(Protocol):
+    """One sense of a model: what makes its encoder."""
+
+    @property
+    def modality(self) -> str: ...
+
+    def build(self, hidden_size: int) -> Encoder:
+        """The encoder, its adapter to a decoder of that width included; on the current default device."""
+
+
 @dataclass(frozen=True)
 class DecoderConfig:
     """A dense decoder. `windows` has one entry a layer: 0 sees everything before, w the last w positions.
 
     tie_word_embeddings: None where the config does not say; the checkpoint's tensors decide then.
     dtype: the type the checkpoint's config declares, such as "bfloat16"; None where it does not.
+    encoders: the senses beside text.
     """
 
     architecture: str
@@ -76,6 +91,7 @@ class DecoderConfig:
     query_scaling: QueryScaling | None = None
     dtype: str | None = None
     eos_token_ids: tuple[int, ...] = ()
+    encoders: tuple[EncoderConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for field in (

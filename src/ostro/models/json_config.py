@@ -21,6 +21,7 @@ HARMLESS = frozenset(
         "eos_token_id",
         "id2label",
         "initializer_range",
+        "is_composition",
         "is_encoder_decoder",
         "label2id",
         "model_type",
@@ -69,6 +70,12 @@ class ConfigReader:
             raise ConfigError(
                 f"{self._where}: '{key}' must be a whole number from 1 to {most}, not {value!r}.", param=key
             )
+        return value
+
+    def text(self, key: str, default: Any = _MISSING) -> str:
+        value = self._take(key, default)
+        if not isinstance(value, str):
+            raise ConfigError(f"{self._where}: '{key}' must be a string, not {value!r}.", param=key)
         return value
 
     def real(self, key: str, default: Any = _MISSING) -> float:

@@ -12,21 +12,26 @@ class Binding:
     """`source` in the file fills `target` (a module's path); `part` is a named slice of a stacked weight.
 
     interleaved_heads: the tensor's heads hold rotary pairs side by side (native layout); they are reordered for
-    rotate-half.
+    rotate-half. head_dim: of those heads; 0 is the decoder's.
     """
 
     source: str
     target: str
     part: str | None = None
     interleaved_heads: bool = False
+    head_dim: int = 0
 
 
 @dataclass(frozen=True)
 class NamesTable:
-    """All bindings of one checkpoint layout, and the prefixes that belong to the model but not to its text part."""
+    """All bindings of one checkpoint layout, and the prefixes that belong to the model but are not loaded."""
 
     bindings: tuple[Binding, ...]
     skipped_prefixes: tuple[str, ...] = ()
+
+    def with_encoder(self, bindings: tuple[Binding, ...]) -> NamesTable:
+        """The table with those of an encoder."""
+        return NamesTable(self.bindings + bindings, self.skipped_prefixes)
 
     @property
     def head(self) -> str:

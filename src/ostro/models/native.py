@@ -9,15 +9,14 @@ from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig, QueryScaling, YarnConfig
 from ostro.models.json_config import MAX_LAYERS, ConfigReader, check_window
 from ostro.models.names import NamesTable, native_names
+from ostro.models.pixtral.config import PixtralConfig, parse_native_vision
+from ostro.models.pixtral.names import native_vision_names
 
 # params.json of the first models says nothing of the context; this is what they were trained for.
 DEFAULT_CONTEXT = 32_768
 
-_IMAGE_PART = ("vision_encoder.", "vision_language_adapter.", "patch_merger.", "pre_mm_projector_norm.")
-
-
 def parse(values: Mapping[str, Any]) -> DecoderConfig:
-    """params.json -> DecoderConfig of the text part. Raises ConfigError for what it does not know."""
+    """params.json -> DecoderConfig. Raises ConfigError for what it does not know."""
     reader = ConfigReader(values, "params.json")
     for key in ("moe", "q_lora_rank", "kv_lora_rank"):
         if reader.optional(key):
@@ -32,7 +31,6 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     reader.ignore(
         (
             "max_seq_len",
-            "vision_encoder",
             "multimodal",
             "quantization",
             "model_parallel",
@@ -44,6 +42,8 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
             "v_head_dim",
         )
     )
+    norm_eps = reader.real("norm_eps", 1e-5)
+    vision = reader.section("vision_encoder")
     config = DecoderConfig(
         architecture="mistral",
         vocab_size=reader.integer("vocab_size"),
@@ -53,13 +53,14 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
         num_heads=heads,
         num_kv_heads=reader.integer("n_kv_heads", heads),
         head_dim=reader.integer("head_dim", dim // heads),
-        rms_norm_eps=reader.real("norm_eps", 1e-5),
+        rms_norm_eps=norm_eps,
         rope_theta=theta,
         max_position_embeddings=context,
         windows=_windows(reader.optional("sliding_window"), layers),
         tie_word_embeddings=reader.flag("tied_embeddings"),
         yarn=yarn,
         query_scaling=scaling,
+        encoders=(parse_native_vision(vision, norm_eps),) if vision else (),
     )
     reader.finish()
     return config
@@ -102,4 +103,8 @@ def _windows(value: object, layers: int) -> tuple[int, ...]:
 
 
 def names(config: DecoderConfig) -> NamesTable:
-    return NamesTable(native_names(config), _IMAGE_PART)
+    table = NamesTable(native_names(config))
+    for encoder in config.encoders:
+        assert isinstance(encoder, PixtralConfig)
+        table = table.with_encoder(native_vision_names(encoder))
+    return table

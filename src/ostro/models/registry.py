@@ -10,6 +10,9 @@ from ostro.core.errors import ConfigError
 from ostro.models import native
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
+from ostro.models.llava import config as llava_config
+from ostro.models.llava import model as llava_model
+from ostro.models.llava import names as llava_names
 from ostro.models.ministral import config as ministral_config
 from ostro.models.ministral import model as ministral_model
 from ostro.models.ministral import names as ministral_names
@@ -45,6 +48,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         (mistral3_names.names, mistral3_names.saved_names),
         mistral3_model.MODEL,
     ),
+    "llava": Architecture(llava_config.parse, (llava_names.names, llava_names.saved_names), llava_model.MODEL),
 }
 
 NATIVE = Architecture(native.parse, (native.names,), Decoder)

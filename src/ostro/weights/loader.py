@@ -23,6 +23,10 @@ from ostro.weights.safetensors_weights import FP8
 # finds for each row.
 UNUSED = ("rotary_emb.inv_freq", ".k_scale", ".v_scale")
 
+# Where a model keeps what sees and hears. It stays as precise as it is stored: it is a small part of a model, and what
+# it gets wrong no token can mend.
+ENCODERS = "encoders."
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -140,10 +144,10 @@ class Filling:
         return any(info.quantised for info in self._info.values())
 
     def matrices(self) -> Iterator[tuple[Binding, tuple[int, int]]]:
-        """The weights that are matrices, with their shapes [O, I]."""
+        """The decoder's weights that are matrices, with their shapes [O, I]."""
         for binding in self._wanted:
             shape = self._shapes[binding.source]
-            if len(shape) == 2:
+            if len(shape) == 2 and not binding.target.startswith(ENCODERS):
                 yield binding, (shape[0], shape[1])
 
     def dtype(self) -> torch.dtype:
@@ -191,8 +195,9 @@ class Filling:
         self._check_left()
 
     def extras(self) -> list[str]:
-        """Tensors that belong to the checkpoint but not to its text part: the weights that see and hear."""
-        return sorted(name for name in self._left() if name.startswith(self._skipped))
+        """Tensors that belong to the checkpoint but not to its decoder: the weights that see and hear."""
+        skipped = {name for name in self._left() if name.startswith(self._skipped)}
+        return sorted(skipped | {b.source for b in self._wanted if b.target.startswith(ENCODERS)})
 
     def _fill_one(self, binding: Binding) -> int:
         info = self._found(binding)
@@ -227,7 +232,9 @@ class Filling:
         if info.quantised:
             return True
         shape = self._shapes[binding.source]
-        return self._quantiser is not None and len(shape) == 2 and self._quantiser.takes(binding.source, shape)
+        if self._quantiser is None or len(shape) != 2 or binding.target.startswith(ENCODERS):
+            return False
+        return self._quantiser.takes(binding.source, shape)
 
     def _place(self, binding: Binding) -> tuple[str, int]:
         info = self._info.get(binding.source)
@@ -245,7 +252,7 @@ class Filling:
         target.copy_(self._ordered(binding, value))
 
     def _matrix(self, binding: Binding, shape: tuple[int, ...]) -> Packed | torch.Tensor:
-        head_dim = self.model.config.head_dim if binding.interleaved_heads else 0
+        head_dim = self._head_dim(binding) if binding.interleaved_heads else 0
         packed = self.checkpoint.read_packed(binding.source, head_dim)
         if packed is not None:
             return packed
@@ -257,11 +264,14 @@ class Filling:
             value = self._quantiser.quantise(binding.source, value)
         if binding.interleaved_heads:
             codes = value if isinstance(value, Codes) else unpack(value)
-            value = deinterleave_codes(codes, self.model.config.head_dim)
+            value = deinterleave_codes(codes, head_dim)
         return pack(value) if isinstance(value, Codes) else value
 
     def _ordered(self, binding: Binding, value: torch.Tensor) -> torch.Tensor:
-        return deinterleave(value, self.model.config.head_dim) if binding.interleaved_heads else value
+        return deinterleave(value, self._head_dim(binding)) if binding.interleaved_heads else value
+
+    def _head_dim(self, binding: Binding) -> int:
+        return binding.head_dim or self.model.config.head_dim
 
     def _keep_part(self, binding: Binding, matrix: Packed | torch.Tensor) -> None:
         """Hold on to one part of a stacked layer until all are there."""

@@ -14,6 +14,7 @@ from torch import nn
 from ostro.kernels.packed_linear.layout import Packed
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.context import AttentionSpec, Context
+from ostro.models.layers.encoder import Encoder
 from ostro.models.layers.formats import Dense, Quantised, WeightFormat
 from ostro.models.layers.linear import Linear
 from ostro.models.layers.norm import RMSNorm
@@ -133,6 +134,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size)
         self.rotary = Rotary(config)
+        self.encoders = nn.ModuleDict({one.modality: one.build(config.hidden_size) for one in config.encoders})
 
     def forward(
         self,
@@ -182,9 +184,16 @@ class Decoder(nn.Module):
     def size(self) -> tuple[int, int]:
         """How many weights there are, and how many bytes they take."""
         counts = [module.format.size() for module in self.modules() if isinstance(module, Linear | Embedding)]
-        vectors = [module.weight for module in self.modules() if isinstance(module, RMSNorm)]
-        counts += [(weight.numel(), weight.numel() * weight.element_size()) for weight in vectors]
+        matrices = {id(module.weight) for module in self.modules() if isinstance(module, Linear | Embedding)}
+        others = [weight for weight in self.parameters() if id(weight) not in matrices]
+        counts += [(weight.numel(), weight.numel() * weight.element_size()) for weight in others]
         return sum(count for count, _ in counts), sum(taken for _, taken in counts)
+
+    def encoder(self, modality: str) -> Encoder | None:
+        """The encoder of a sense; None where the model does not have it."""
+        found = self.encoders[modality] if modality in self.encoders else None
+        assert found is None or isinstance(found, Encoder)
+        return found
 
     def attention_specs(self) -> list[AttentionSpec]:
         """One a layer, in order: what the KV cache is laid out by."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import nn
@@ -11,14 +11,44 @@ from ostro.kernels.packed_linear.layout import Packed
 from ostro.models.layers.formats import Dense, Quantised, WeightFormat
 
 
+class Bias(nn.Module):
+    """What is added to the outputs of some slices of a linear layer."""
+
+    def __init__(self, slices: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self._slices = slices
+        self._parts: dict[str, tuple[int, int]] = {}
+        at = 0
+        for name, (start, stop) in slices.items():
+            self._parts[name] = (at, at + stop - start)
+            at += stop - start
+        self.weight = nn.Parameter(torch.empty(at))
+
+    def forward(self, y_TO: torch.Tensor) -> torch.Tensor:
+        if y_TO.shape[1] == self.weight.shape[0]:
+            return y_TO + self.weight
+        whole_O = y_TO.new_zeros(y_TO.shape[1])
+        for name, (start, stop) in self._slices.items():
+            at, end = self._parts[name]
+            whole_O[start:stop] = self.weight[at:end]
+        return y_TO + whole_O
+
+    def part(self, name: str | None) -> torch.Tensor:
+        start, stop = (0, self.weight.shape[0]) if name is None else self._parts[name]
+        return self.weight.data[start:stop]
+
+
 class Linear(nn.Module):
-    """y = x W^T, no bias (the family has none).
+    """y = x W^T; the family's decoders have no bias, some of its encoders do.
 
     slices: name -> output features, in stacking order; adapters, quantisation and sharding bind to these names.
+    bias: True for all slices, or the names of those that have one.
     Made dense; `quantise` turns it into another format before its weights are loaded.
     """
 
-    def __init__(self, in_features: int, slices: Mapping[str, int] | int) -> None:
+    def __init__(
+        self, in_features: int, slices: Mapping[str, int] | int, *, bias: bool | Collection[str] = False
+    ) -> None:
         super().__init__()
         sizes = {"": slices} if isinstance(slices, int) else dict(slices)
         self.in_features = in_features
@@ -31,6 +61,8 @@ class Linear(nn.Module):
         self.slices = starts
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(self.out_features, in_features))
         self._quantised: Quantised | None = None
+        biased = starts if bias is True else {name: starts[name] for name in starts if bias and name in bias}
+        self.bias = Bias(biased) if biased else None
         # Sees the inputs of every product; what quantisation is calibrated with.
         self.observer: Callable[[torch.Tensor], None] | None = None
 
@@ -44,10 +76,12 @@ class Linear(nn.Module):
     def forward(self, x_TI: torch.Tensor) -> torch.Tensor:
         if self.observer is not None:
             self.observer(x_TI)
-        return self.format.linear(x_TI)
+        y_TO = self.format.linear(x_TI)
+        return y_TO if self.bias is None else self.bias(y_TO)
 
     def gated(self, x_TI: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up, of a layer of these two slices: [T, I] -> [T, O / 2]."""
+        assert self.bias is None
         if self.observer is not None:
             self.observer(x_TI)
         return self.format.gated(x_TI)

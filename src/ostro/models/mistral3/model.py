@@ -1,4 +1,4 @@
-"""The text part: a dense decoder. The image part slots in beside it."""
+"""The dense decoder; the image encoder comes with its config."""
 
 from __future__ import annotations
 

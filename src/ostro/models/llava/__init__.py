@@ -1,0 +1,1 @@
+"""Pixtral 12B in the Hugging Face layout, where its model type is that of LLaVA."""
