@@ -67,19 +67,53 @@ def _ministral3(**changes: Any) -> Any:
     return transformers.Ministral3ForCausalLM(config)
 
 
-def _mistral3(text: dict[str, Any]) -> Any:
-    vision = {
-        "model_type": "pixtral",
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "head_dim": 16,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    config = transformers.Mistral3Config(text_config=text, vision_config=vision, tie_word_embeddings=False)
+VISION: dict[str, Any] = {
+    "model_type": "pixtral",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "head_dim": 16,
+    "image_size": 112,
+    "patch_size": 14,
+}
+
+
+def _mistral3(text: dict[str, Any], act: str = "silu") -> Any:
+    config = transformers.Mistral3Config(
+        text_config=text, vision_config={**VISION, "hidden_act": act}, tie_word_embeddings=False
+    )
     return transformers.Mistral3ForConditionalGeneration(config)
+
+
+def _llava() -> Any:
+    text = {**SHAPE, "model_type": "mistral", "head_dim": 16, "sliding_window": None}
+    config = transformers.LlavaConfig(
+        text_config=text,
+        vision_config={**VISION, "patch_size": 8, "hidden_act": "silu"},
+        image_token_index=10,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    return transformers.LlavaForConditionalGeneration(config)
+
+
+# Chunks of 40 frames, five tokens.
+AUDIO: dict[str, Any] = {
+    "model_type": "voxtral_encoder",
+    "hidden_size": 32,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_mel_bins": 16,
+    "max_source_positions": 20,
+}
+
+
+def _voxtral() -> Any:
+    text = {**SHAPE, "model_type": "llama", "head_dim": 16}
+    config = transformers.VoxtralConfig(text_config=text, audio_config=dict(AUDIO), audio_token_id=24)
+    return transformers.VoxtralForConditionalGeneration(config)
 
 
 MAKERS: dict[str, Any] = {
@@ -94,8 +128,10 @@ MAKERS: dict[str, Any] = {
     "ministral3-tied": lambda: _ministral3(tie_word_embeddings=True),
     "mistral3-mistral": lambda: _mistral3({**SHAPE, "model_type": "mistral", "head_dim": 16, "sliding_window": None}),
     "mistral3-ministral3": lambda: _mistral3(
-        {**SHAPE, "model_type": "ministral3", "head_dim": 16, "rope_parameters": dict(YARN)}
+        {**SHAPE, "model_type": "ministral3", "head_dim": 16, "rope_parameters": dict(YARN)}, act="gelu"
     ),
+    "llava": _llava,
+    "voxtral": _voxtral,
 }
 
 
@@ -105,7 +141,7 @@ def make(kind: str, folder: Path, *, shard_size: str = "1GB", seed: int = 0) -> 
     model = MAKERS[kind]().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name or "ln_pre" in name:
                 parameter.uniform_(0.5, 1.5)
             else:
                 parameter.normal_(std=0.15)
@@ -137,13 +173,53 @@ NATIVE_NAMES = {
 }
 
 
+NATIVE_VISION_NAMES = {
+    "attention_norm": "attention_norm",
+    "ffn_norm": "ffn_norm",
+    "attention.q_proj": "attention.wq",
+    "attention.k_proj": "attention.wk",
+    "attention.v_proj": "attention.wv",
+    "attention.o_proj": "attention.wo",
+    "feed_forward.gate_proj": "feed_forward.w1",
+    "feed_forward.down_proj": "feed_forward.w2",
+    "feed_forward.up_proj": "feed_forward.w3",
+}
+NATIVE_PROJECTOR_NAMES = {
+    "norm.weight": "pre_mm_projector_norm.weight",
+    "patch_merger.merging_layer.weight": "patch_merger.merging_layer.weight",
+    "linear_1.weight": "vision_language_adapter.w_in.weight",
+    "linear_1.bias": "vision_language_adapter.w_in.bias",
+    "linear_2.weight": "vision_language_adapter.w_out.weight",
+    "linear_2.bias": "vision_language_adapter.w_out.bias",
+}
+
+
+def _native_vision(name: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """A tensor of the image part under its native name. name: without the leading "model."."""
+    part, rest = name.split(".", 1)
+    if part == "multi_modal_projector":
+        return NATIVE_PROJECTOR_NAMES[rest], value
+    if not rest.startswith("transformer.layers."):
+        return f"vision_encoder.{rest}", value
+    _, _, layer, stem = rest.removesuffix(".weight").split(".", 3)
+    if stem in ("attention.q_proj", "attention.k_proj"):
+        value = interleave(value, VISION["head_dim"])
+    return f"vision_encoder.transformer.layers.{layer}.{NATIVE_VISION_NAMES[stem]}.weight", value
+
+
 def to_native(tiny: Tiny, folder: Path, extra: dict[str, Any]) -> None:
-    """Write the weights of a text checkpoint as params.json and consolidated.safetensors."""
+    """Write the weights of a checkpoint as params.json and consolidated.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = tiny.reference.config
+    config = tiny.reference.config.get_text_config()
     head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     tensors = {}
-    for name, value in load_file(tiny.folder / "model.safetensors").items():
+    for stored, value in load_file(tiny.folder / "model.safetensors").items():
+        name = stored.replace("language_model.model.", "model.").replace("language_model.lm_head", "lm_head")
+        name = name.replace("model.language_model.", "model.")
+        if "vision_tower" in name or "multi_modal_projector" in name:
+            new, value = _native_vision(name.removeprefix("model."), value)
+            tensors[new] = value.contiguous()
+            continue
         new = {
             "model.embed_tokens.weight": "tok_embeddings.weight",
             "model.norm.weight": "norm.weight",

@@ -13,7 +13,6 @@ import tiny_checkpoints
 from ostro.core.errors import ConfigError, InvalidRequestError, PromptTooLongError, QueueFullError
 from ostro.core.events import Event, RequestFinished, RequestQueued, RequestScheduled, StepFinished
 from ostro.core.options import EngineOptions
-from ostro.core.media import MediaSpan
 from ostro.core.request import EngineRequest
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
@@ -216,7 +215,7 @@ def test_siblings_wait_for_the_first_and_share_its_prompt(folder: Path) -> None:
     assert engine.stats().prefix_hits == 2 * 36
 
 
-def test_tenants_and_media_do_not_share_prefixes(folder: Path) -> None:
+def test_tenants_and_adapters_do_not_share_prefixes(folder: Path) -> None:
     engine = make(folder)
     prompt = list(range(3, 30))
 
@@ -229,10 +228,6 @@ def test_tenants_and_media_do_not_share_prefixes(folder: Path) -> None:
     assert cached("b", salt="two") == 0
     assert cached("c", salt="one") == 24
     assert cached("d", salt="one", adapter_id="lora") == 0
-    image = MediaSpan(start=5, length=3, digest="aa", modality="image")
-    assert cached("e", salt="one", spans=[image]) == 4, "only the blocks before the image are the same"
-    assert cached("f", salt="one", spans=[MediaSpan(5, 3, "bb", "image")]) == 4
-    assert cached("g", salt="one", spans=[image]) == 24
 
 
 def test_what_cannot_be_served_is_refused_before_it_is_queued(folder: Path) -> None:

@@ -1,33 +1,54 @@
-"""The scheduler and the block manager under random arrivals, cancellations, preemptions and speculation.
+"""The scheduler and the block manager under random arrivals, cancellations, preemptions, speculation and media.
 
 The runner is replaced by one that keeps, per block, which tokens were written there, and that checks at every step
 that each position a query can see holds exactly its sequence's token: a block leaked, shared wrongly or given away
-too early shows as a wrong token. What it "samples" is a function of the visible tokens, so that any schedule must
+too early shows as a wrong token. Its encoder takes some steps, and a position that an image stands for is only right
+with that image's row in it. What it "samples" is a function of the visible tokens, so that any schedule must
 give the same output.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ostro.core.media import MediaInput, MediaSpan
 from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
 from ostro.engine.kv_cache import CacheLayout
 from ostro.engine.plan import BatchPlan, PlanRow, RowResult
+from ostro.engine.runner import StepHandle
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
+from ostro.models.layers.encoder import Encoder, Work
 
 BLOCK = 4
 VOCABULARY = 5
 CONTEXT = 64
+# Images of one to nine tokens, some of the same size.
+IMAGES = [
+    MediaInput.of("image", np.full((1, 1), index, np.float32), (1, tokens))
+    for index, tokens in enumerate([1, 2, 3, 3, 5, 9])
+]
+# A cell of the cache: a token, or a row of an image.
+Cell = tuple[int, str, int]
+
+
+def cells(tokens: Sequence[int], spans: Sequence[MediaSpan]) -> list[Cell]:
+    found: list[Cell] = [(token, "", 0) for token in tokens]
+    for span in spans:
+        for index in range(span.length):
+            found[span.start + index] = (tokens[span.start + index], span.digest, span.offset + index)
+    return found
 
 
 def next_token(visible: list[int]) -> int:
@@ -42,18 +63,40 @@ class MemoryRunner:
     layout: CacheLayout
     budget: int
     slots: int
-    memory: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    model: Decoder
+    memory: dict[tuple[int, int, int], Cell] = field(default_factory=dict)
     tables: dict[int, list[list[int]]] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
+    spans: dict[int, list[MediaSpan]] = field(default_factory=dict)
+    # Steps that inputs have still to be encoded for, and those whose rows are there.
+    encoding: dict[str, int] = field(default_factory=dict)
+    encoded: set[str] = field(default_factory=set)
 
-    def launch(self, plan: BatchPlan) -> BatchPlan:
+    def launch(self, plan: BatchPlan) -> StepHandle:
         assert plan.num_tokens <= self.budget
         assert len({row.slot for row in plan.rows}) == len(plan.rows) <= self.slots
         for admission in plan.admissions:
             self.tokens[admission.slot] = list(admission.tokens)
-        return plan
+            self.spans[admission.slot] = list(admission.spans)
+        return StepHandle(plan, None, [], encoded=self._encode(plan))
 
-    def collect(self, plan: BatchPlan) -> list[RowResult]:
+    def _encode(self, plan: BatchPlan) -> dict[str, str]:
+        for digest in plan.forget:
+            assert digest in self.encoded or digest in self.encoding
+            self.encoded.discard(digest)
+            self.encoding.pop(digest, None)
+        for media in plan.encode:
+            assert media.digest not in self.encoded
+            assert media.digest not in self.encoding
+            self.encoding[media.digest] = media.tokens % 3 + 1
+        assert bool(self.encoding) == bool(plan.encode_s)
+        done = [digest for digest, steps in self.encoding.items() if steps == 1]
+        self.encoding = {digest: steps - 1 for digest, steps in self.encoding.items() if steps > 1}
+        self.encoded |= set(done)
+        return dict.fromkeys(done, "")
+
+    def collect(self, handle: StepHandle) -> list[RowResult]:
+        plan = handle.plan
         # All rows of a step write before any row reads, as a batched forward pass does layer by layer.
         for row in plan.rows:
             if row.tables is not None:
@@ -66,7 +109,12 @@ class MemoryRunner:
         for group, table in enumerate(self.tables[row.slot]):
             block = table[position // BLOCK]
             assert block != 0, "the null block is never written"
-            self.memory[group, block, position % BLOCK] = token
+            cell: Cell = (token, "", 0)
+            for span in self.spans[row.slot]:
+                if span.start <= position < span.stop:
+                    assert span.digest in self.encoded, "an image is read when it is encoded"
+                    cell = (token, span.digest, span.offset + position - span.start)
+            self.memory[group, block, position % BLOCK] = cell
 
     def _sample(self, row: PlanRow) -> RowResult:
         known = self.tokens[row.slot]
@@ -86,11 +134,28 @@ class MemoryRunner:
         return RowResult(new)
 
     def _check_visible(self, row: PlanRow, position: int, tokens: list[int]) -> None:
+        expected = cells(tokens, self.spans[row.slot])
         for group, table in enumerate(self.tables[row.slot]):
             window = self.layout.windows[group]
             for seen in range(max(0, position - window + 1) if window else 0, position + 1):
                 key = (group, table[seen // BLOCK], seen % BLOCK)
-                assert self.memory.get(key) == tokens[seen], f"slot {row.slot} position {position} sees {seen} wrong"
+                assert self.memory.get(key) == expected[seen], f"slot {row.slot} position {position} sees {seen} wrong"
+
+
+class NoEncoder(Encoder):
+    """Takes everything; the runner does its work."""
+
+    def check(self, media: MediaInput) -> None: ...
+
+    def encode(self, inputs: Sequence[torch.Tensor]) -> Work[list[torch.Tensor]]:
+        raise NotImplementedError
+
+
+class Eye:
+    modality = "image"
+
+    def build(self, hidden_size: int) -> Encoder:
+        return NoEncoder()
 
 
 def model(windows: tuple[int, ...]) -> Decoder:
@@ -107,6 +172,7 @@ def model(windows: tuple[int, ...]) -> Decoder:
         rope_theta=1e4,
         max_position_embeddings=CONTEXT,
         windows=windows,
+        encoders=(Eye(),),
     )
     return Decoder(config)
 
@@ -144,6 +210,8 @@ def make_plan(seed: int, length: int) -> list[Any]:
                     "salt": rng.choice(["", "", "tenant"]),
                     "stop": rng.choice([[], [], [3], [2]]),
                     "group": rng.choice([None, None, "g1", "g2"]),
+                    # Where in the prompt it begins, and which.
+                    "images": [(rng.random(), one) for one in rng.choices(IMAGES, k=rng.choice([0, 0, 1, 1, 2]))],
                 }
             )
         elif kind < 0.55:
@@ -163,6 +231,7 @@ def make_plan(seed: int, length: int) -> list[Any]:
     budget=st.integers(5, 40),
     speculate=st.sampled_from([0, 0, 3]),
     caching=st.sampled_from([True, True, False]),
+    encoder_cache=st.sampled_from([0, 4, 9, 1000]),
 )
 def test_no_block_is_leaked_or_shared_wrongly(
     seed: int,
@@ -173,8 +242,12 @@ def test_no_block_is_leaked_or_shared_wrongly(
     budget: int,
     speculate: int,
     caching: bool,
+    encoder_cache: int,
 ) -> None:
-    engine = make_engine(windows, spare, slots, budget, speculate, caching)
+    """encoder_cache: in tokens."""
+    engine = make_engine(windows, spare, slots, budget, speculate, caching, encoder_cache)
+    runner = engine.runner
+    assert isinstance(runner, MemoryRunner)
     outputs: dict[str, list[int]] = {}
     submitted: dict[str, EngineRequest] = {}
     aborted: set[str] = set()
@@ -188,6 +261,8 @@ def test_no_block_is_leaked_or_shared_wrongly(
             if event.finish_reason:
                 done[event.request_id] = event.finish_reason
         engine.blocks.check(list(engine._sequences.values()))
+        held = [one.tokens for one in IMAGES if one.digest in runner.encoded or one.digest in runner.encoding]
+        assert sum(held) <= encoder_cache + slots * 9
         assert len(engine.scheduler.running) + engine.scheduler.num_waiting == len(engine._sequences)
 
     for action in make_plan(seed, length):
@@ -211,6 +286,7 @@ def test_no_block_is_leaked_or_shared_wrongly(
                 priority=action["priority"],
                 salt=action["salt"],
                 group=action["group"],
+                **placed(action["images"], action["prompt"]),
             )
             outputs[name] = []
             engine.add(submitted[name])
@@ -224,6 +300,24 @@ def test_no_block_is_leaked_or_shared_wrongly(
         if name not in aborted:
             assert outputs[name] == expected(request)
             assert done[name] in ("stop", "length")
+
+
+def placed(images: list[tuple[float, MediaInput]], prompt: list[int]) -> dict[str, Any]:
+    """Spans for images in a prompt, those that fit; the later rows of an image may be apart from its first."""
+    spans: list[MediaSpan] = []
+    used: dict[str, MediaInput] = {}
+    at = 0
+    for where, image in sorted(images, key=lambda one: one[0]):
+        start = max(at, int(where * len(prompt)))
+        if start + image.tokens + 1 > len(prompt):
+            continue
+        first = (image.tokens + 1) // 2
+        spans.append(MediaSpan(start, first, image.digest, "image"))
+        if image.tokens > first:
+            spans.append(MediaSpan(start + first + 1, image.tokens - first, image.digest, "image", first))
+        at = spans[-1].stop
+        used[image.digest] = image
+    return {"spans": spans, "media": list(used.values())}
 
 
 def test_cancelled_requests_do_not_pile_up_behind_full_slots() -> None:
@@ -241,7 +335,15 @@ def test_cancelled_requests_do_not_pile_up_behind_full_slots() -> None:
     assert "waits" in {event.request_id for event in engine.step()}
 
 
-def make_engine(windows: tuple[int, ...], spare: int, slots: int, budget: int, speculate: int, caching: bool) -> Engine:
+def make_engine(
+    windows: tuple[int, ...],
+    spare: int,
+    slots: int,
+    budget: int,
+    speculate: int,
+    caching: bool,
+    encoder_cache: int = 1000,
+) -> Engine:
     """An engine whose cache holds one sequence of full length and `spare` blocks more."""
     decoder = model(windows)
     layout = CacheLayout.of(decoder.attention_specs(), BLOCK)
@@ -253,7 +355,8 @@ def make_engine(windows: tuple[int, ...], spare: int, slots: int, budget: int, s
         max_batch_tokens=max(budget, slots),
         speculate=speculate,
         prefix_caching=caching,
+        encoder_cache=encoder_cache * 4 * decoder.config.hidden_size,
     )
     engine = Engine(decoder, options)
-    engine.runner = MemoryRunner(layout, options.max_batch_tokens, slots)  # type: ignore[assignment]
+    engine.runner = MemoryRunner(layout, options.max_batch_tokens, slots, decoder)  # type: ignore[assignment]
     return engine

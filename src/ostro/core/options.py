@@ -29,6 +29,9 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_batch_tokens: token budget of a step; prefill is cut into chunks to fit it.
     max_waiting: requests that may wait; one more is refused with QueueFullError.
     prefix_caching: reuse KV blocks of equal prefixes.
+    encoder_cache: bytes for what encoders made of images and sounds, kept for prompts that hold them again.
+    slowdown: the factor by which the time between tokens of running streams may grow while an image or a sound is
+        encoded and prefilled.
     speculate: draft tokens proposed per step by prompt lookup; 0 is off.
     ageing_s: a waiting request gains one priority level in so many seconds.
     threads: CPU threads; None takes one a core (`core/cpus.py`).
@@ -48,6 +51,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_batch_tokens: int = 1024
     max_waiting: int = 256
     prefix_caching: bool = True
+    encoder_cache: int = 256 * 1024 * 1024
+    slowdown: float = 2.0
     speculate: int = 0
     ageing_s: float = 10.0
     threads: int | None = None
@@ -63,6 +68,12 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 "a step must hold one token of every running sequence.",
                 param="max_batch_tokens",
             )
+        if self.encoder_cache < 0:
+            raise ConfigError(
+                f"encoder_cache must be 0 or more bytes, not {self.encoder_cache}.", param="encoder_cache"
+            )
+        if not 1.05 <= self.slowdown <= 1000:
+            raise ConfigError(f"slowdown must be from 1.05 to 1000, not {self.slowdown:g}.", param="slowdown")
         if self.speculate < 0 or self.speculate > 16:
             raise ConfigError(f"speculate must be between 0 and 16, not {self.speculate}.", param="speculate")
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:

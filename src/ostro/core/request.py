@@ -80,6 +80,7 @@ class TokensEvent(msgspec.Struct, kw_only=True):
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of an engine, cheap enough to send once a step. Counters only grow.
 
+    media_queries, media_hits: images and sounds of scheduled requests, and those that no encoder had to run for.
     drain_s: seconds until all that runs and waits is served at the recent pace; None before there is a pace.
     """
 
@@ -94,6 +95,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     generation_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    media_queries: int = 0
+    media_hits: int = 0
     steps: int = 0
     drain_s: float | None = None
 
@@ -114,12 +117,15 @@ _COUNTERS = (
     "generation_tokens",
     "draft_tokens",
     "accepted_tokens",
+    "media_queries",
+    "media_hits",
     "steps",
 )
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded model tells about itself. max_requests: running and waiting ones that it takes; 0 is not told."""
+    """What a loaded model tells about itself. max_requests: running and waiting ones that it takes; 0 is not told.
+    modalities: what it senses beside text."""
 
     name: str
     architecture: str
@@ -133,6 +139,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     kernels: str = ""
     eos_token_ids: list[int] = []
     max_requests: int = 0
+    modalities: list[str] = []
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

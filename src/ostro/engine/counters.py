@@ -39,7 +39,16 @@ class Counters:
             return None
         return (len(self._recent) - 1) / (self._recent[-1] - self._recent[0])
 
-    def snapshot(self, *, running: int, waiting: int, kv_usage: float, kv_blocks: int) -> EngineStats:
+    def snapshot(
+        self,
+        *,
+        running: int,
+        waiting: int,
+        kv_usage: float,
+        kv_blocks: int,
+        media_queries: int = 0,
+        media_hits: int = 0,
+    ) -> EngineStats:
         pace = self._pace()
         return EngineStats(
             running=running,
@@ -53,6 +62,8 @@ class Counters:
             generation_tokens=self.generation_tokens,
             draft_tokens=self.draft_tokens,
             accepted_tokens=self.accepted_tokens,
+            media_queries=media_queries,
+            media_hits=media_hits,
             steps=self.steps,
             drain_s=None if pace is None else (running + waiting) / pace,
         )

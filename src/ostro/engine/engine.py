@@ -27,6 +27,7 @@ from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEven
 from ostro.engine.block_manager import BlockManager
 from ostro.engine.constraints import Grammars
 from ostro.engine.counters import Counters
+from ostro.engine.encodings import Encodings
 from ostro.engine.kv_cache import CacheLayout, KVCache, pick_kv_dtype
 from ostro.engine.plan import BatchPlan, RowResult
 from ostro.engine.runner import Runner
@@ -64,7 +65,8 @@ class Engine:
         size = size_cache(options, model.config, layout, kv_dtype, model.device)
         self.options = options
         self.blocks = BlockManager(layout.windows, size.num_blocks, options.block_size, options.prefix_caching)
-        self.scheduler = Scheduler(options, self.blocks)
+        encodings = Encodings(options.encoder_cache, model.config.hidden_size * model.dtype.itemsize)
+        self.scheduler = Scheduler(options, self.blocks, encodings)
         cache = KVCache(layout, size.num_blocks, kv_dtype, model.device)
         self._grammars = _grammars(tokenizer_folder, model, options)
         self.runner = Runner(model, cache, options.max_num_seqs, options.max_batch_tokens, size.context, self._grammars)
@@ -135,20 +137,40 @@ class Engine:
         for sequence in self.scheduler.preemptions:
             self.counters.preemptions += 1
             self._sink(RequestPreempted(sequence.request.request_id, self._clock()))
-        if not plan.rows:
+        if not (plan.rows or plan.admissions or plan.forget or plan.encode_s):
             return events
         self._note_starts(plan)
         running = time.perf_counter()
-        results = self.runner.collect(self.runner.launch(plan))
+        handle = self.runner.launch(plan)
+        results = self.runner.collect(handle)
         ran = time.perf_counter() - running
+        self._note_pace(plan, ran - handle.encode_s)
         for row, result in zip(plan.rows, results, strict=True):
             event = self._apply(self._by_slot[row.slot], len(row.token_ids), result)
             if event is not None:
                 events.append(event)
+        events += self._take_encoded(handle.encoded)
         total = time.perf_counter() - started
         self.counters.steps += 1
         self._sink(StepFinished(plan.num_tokens, len(plan.rows), total, total - ran))
         return events
+
+    def _note_pace(self, plan: BatchPlan, seconds: float) -> None:
+        # Rows of running streams come first; what is behind them is prefill.
+        decoding = sum(self._by_slot[row.slot].decoding for row in plan.rows)
+        prefilled = sum(len(row.token_ids) for row in plan.rows[decoding:])
+        self.scheduler.pace.note(decoding, prefilled, seconds)
+
+    def _take_encoded(self, encoded: dict[str, str]) -> list[TokensEvent]:
+        """Let the sequences go on whose inputs are encoded; those whose inputs could not be end with an error."""
+        self.scheduler.encodings.done(encoded)
+        failed = []
+        for digest, error in encoded.items():
+            if error:
+                self.scheduler.encodings.forget(digest)
+                needing = self.scheduler.encodings.needing(digest, self.scheduler.running)
+                failed += [self._fail(sequence, error, None) for sequence in needing]
+        return failed
 
     def stats(self) -> EngineStats:
         return self.counters.snapshot(
@@ -156,6 +178,8 @@ class Engine:
             waiting=self.scheduler.num_waiting + len(self._compiling),
             kv_usage=self.blocks.usage,
             kv_blocks=self.blocks.pools[0].capacity,
+            media_queries=self.scheduler.encodings.queries,
+            media_hits=self.scheduler.encodings.hits,
         )
 
     def clear_prefix_cache(self) -> None:
@@ -178,10 +202,44 @@ class Engine:
                 )
         if len(prompt) + (request.params.max_tokens or 1) > self.card.context:
             raise PromptTooLongError(len(prompt), request.params.max_tokens, self.card.context)
+        if request.spans or request.media:
+            self._check_media(request)
         if request.params.constraint is not None:
             self._check_constraint(request)
         if request.request_id in self._sequences:
             raise InvalidRequestError(f"A request with the id '{request.request_id}' is running.", param="request_id")
+
+    def _check_media(self, request: EngineRequest) -> None:
+        """Every span within the prompt and in order, every input whole, of a sense that the model has, and used."""
+        inputs = {media.digest: media for media in request.media}
+        used = dict.fromkeys(inputs, 0)
+        at = 0
+        for span in request.spans:
+            media = inputs.get(span.digest)
+            fits = media is not None and span.modality == media.modality and span.offset >= 0
+            if not fits or not at <= span.start < span.stop <= len(request.prompt_token_ids):
+                raise InvalidRequestError(
+                    f"The prompt's span at token {span.start} is not one of an input of this request.", param="prompt"
+                )
+            assert media is not None
+            if span.offset + span.length > media.tokens:
+                raise InvalidRequestError(
+                    f"The prompt has {span.offset + span.length} places for an {media.modality} of {media.tokens}.",
+                    param="prompt",
+                )
+            at = span.stop
+            used[span.digest] += 1
+        for media in request.media:
+            encoder = self.runner.model.encoder(media.modality)
+            if encoder is None:
+                raise InvalidRequestError(
+                    f"The prompt holds an {media.modality}, which this model has no encoder for.",
+                    param="prompt",
+                    code="unsupported_content",
+                )
+            encoder.check(media)
+            if not used[media.digest]:
+                raise InvalidRequestError(f"The prompt has no place for its {media.modality}.", param="prompt")
 
     def _check_constraint(self, request: EngineRequest) -> None:
         if self._grammars is None:
@@ -362,4 +420,5 @@ def _card(model: Decoder, options: EngineOptions, context: int, num_blocks: int,
         kernels=dispatch.summary() if model.device.type == "cpu" else "PyTorch on CUDA",
         eos_token_ids=list(model.config.eos_token_ids),
         max_requests=options.max_num_seqs + options.max_waiting,
+        modalities=list(model.encoders),
     )

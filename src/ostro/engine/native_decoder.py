@@ -62,10 +62,13 @@ class NativeDecoder:
         whole = [layer for layer in products if layer is not None]
         return cls(model, cache, whole) if len(whole) == len(products) else None
 
-    def __call__(self, ids_T: torch.Tensor, positions_T: torch.Tensor, context: PagedContext) -> torch.Tensor:
-        """Token ids [T], positions [T] -> hidden states [T, D] after the final norm."""
+    def __call__(self, inputs: torch.Tensor, positions_T: torch.Tensor, context: PagedContext) -> torch.Tensor:
+        """Token ids [T] or embeddings [T, D] (overwritten), positions [T] -> hidden states [T, D] after the final
+        norm."""
         rotation = self._model.rotary(positions_T)
-        x_TD = self._model.embed(ids_T, torch.float32)
+        x_TD = inputs if inputs.is_floating_point() else self._model.embed(inputs, torch.float32)
+        assert x_TD.dtype == torch.float32
+        assert x_TD.is_contiguous()
         out_TD = torch.empty_like(x_TD)
         chunk_rows = [row for chunk in context.chunks for row in (chunk.begin, chunk.end, chunk.start)]
         blocks = [blocks_B for chunk in context.chunks for blocks_B in chunk.blocks]

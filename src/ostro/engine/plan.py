@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from ostro.core.media import MediaInput, MediaSpan
 from ostro.core.request import TokenLogprobs
 from ostro.core.sampling import SamplingParams
 
@@ -14,6 +15,7 @@ class Admission(msgspec.Struct, frozen=True):
     """A sequence enters a slot: how to sample it, and its tokens so far (for penalties).
 
     pooling: nothing is sampled; the prompt becomes one vector.
+    spans: the positions whose embeddings encoders make.
     """
 
     slot: int
@@ -23,6 +25,7 @@ class Admission(msgspec.Struct, frozen=True):
     tokens: list[int]
     num_prompt: int
     pooling: Literal["last", "mean"] | None = None
+    spans: list[MediaSpan] = []
 
 
 class PlanRow(msgspec.Struct, frozen=True):
@@ -40,11 +43,18 @@ class PlanRow(msgspec.Struct, frozen=True):
 
 
 class BatchPlan(msgspec.Struct, frozen=True):
-    """One step. Short rows (decoding) come before prefill chunks."""
+    """One step. Short rows (decoding) come before prefill chunks.
+
+    encode: inputs that encoders begin with. forget: those whose outputs are not needed any more. encode_s: seconds that
+    encoders work in this step, if they have something to do.
+    """
 
     step: int
     admissions: list[Admission]
     rows: list[PlanRow]
+    encode: list[MediaInput] = []
+    forget: list[str] = []
+    encode_s: float = 0.0
 
     @property
     def num_tokens(self) -> int:

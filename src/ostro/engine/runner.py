@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,9 +12,11 @@ import llguidance
 import numpy as np
 import torch
 
+from ostro.core.media import MediaSpan
 from ostro.core.request import TokenLogprobs
 from ostro.core.sampling import SamplingParams
 from ostro.engine.constraints import Grammars, MaskMaker, MaskRow, follow, forbid
+from ostro.engine.encoding import EncoderRunner
 from ostro.engine.kv_cache import KVCache
 from ostro.engine.native_decoder import NativeDecoder
 from ostro.engine.paged_context import Chunk, PagedContext
@@ -37,6 +41,7 @@ class _Slot:
     matcher: llguidance.LLMatcher | None = None
     scores: PromptScores | None = None
     pooled: Pooled | None = None
+    spans: list[MediaSpan] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class StepHandle:
     """A step that was launched: its sampled rows' logits are on the way, and their masks.
 
     embeddings: vectors of prompts that this step completes, by slot.
+    encoded: digests of inputs that encoders have finished, with errors, empty where there is none. encode_s: seconds that they worked.
     """
 
     plan: BatchPlan
@@ -59,6 +65,8 @@ class StepHandle:
     rows: list[SampleRow]
     masks: Masks | None = None
     embeddings: dict[int, bytes] = field(default_factory=dict)
+    encoded: dict[str, str] = field(default_factory=dict)
+    encode_s: float = 0.0
 
 
 _NO_NUMBERS = (
@@ -95,6 +103,7 @@ class Runner:
         self.device = model.device
         self._on_cpu = self.device.type == "cpu"
         self._native = NativeDecoder.of(model, cache)
+        self.encoders = EncoderRunner(model)
         self._masks = None if grammars is None else MaskMaker(model.config.vocab_size, on_cpu=self._on_cpu)
         self._block_size = cache.layout.block_size
         self._slots: dict[int, _Slot] = {}
@@ -114,13 +123,25 @@ class Runner:
         sampled, rows = self._lay_out(plan)
         masks = self._start_masks(plan)
         with torch.inference_mode():
-            hidden_TD = self._forward(plan)
-            embeddings = self._read_prompts(plan, hidden_TD)
-            if not sampled:
-                return StepHandle(plan, None, rows, embeddings=embeddings)
-            if len(sampled) != hidden_TD.shape[0]:
-                hidden_TD = hidden_TD[torch.tensor(sampled, device=self.device)]
-            return StepHandle(plan, self.model.logits(hidden_TD), rows, masks, embeddings)
+            logits_RV, embeddings = None, {}
+            if plan.rows:
+                hidden_TD = self._forward(plan)
+                embeddings = self._read_prompts(plan, hidden_TD)
+                if sampled and len(sampled) != hidden_TD.shape[0]:
+                    hidden_TD = hidden_TD[torch.tensor(sampled, device=self.device)]
+                logits_RV = self.model.logits(hidden_TD) if sampled else None
+            encoded, encode_s = self._encode(plan)
+        return StepHandle(plan, logits_RV, rows, masks, embeddings, encoded, encode_s)
+
+    def _encode(self, plan: BatchPlan) -> tuple[dict[str, str], float]:
+        """Begin with inputs, let go of outputs, and work on what there is: what is finished, and seconds taken."""
+        self.encoders.forget(plan.forget)
+        self.encoders.start(plan.encode)
+        if not plan.encode_s:
+            return {}, 0.0
+        started = time.perf_counter()
+        finished = self.encoders.advance(plan.encode_s)
+        return finished, time.perf_counter() - started
 
     def collect(self, handle: StepHandle) -> list[RowResult]:
         """One result a plan row."""
@@ -213,6 +234,7 @@ class Runner:
             matcher,
             scores,
             pooled,
+            admission.spans,
         )
 
     def _lay_out(self, plan: BatchPlan) -> tuple[list[int], list[SampleRow]]:
@@ -270,8 +292,28 @@ class Runner:
         positions_T = self._to_device(positions)
         context = PagedContext(self.cache, positions_T, self._to_device(sequence), slots, tables, short_rows, chunks)
         ids_T = self._to_device(self._ids[:total])
-        hidden_TD: torch.Tensor = (self._native or self.model)(ids_T, positions_T, context)
+        hidden_TD: torch.Tensor = (self._native or self.model)(self._with_media(plan, ids_T), positions_T, context)
         return hidden_TD
+
+    def _with_media(self, plan: BatchPlan, ids_T: torch.Tensor) -> torch.Tensor:
+        """The token ids, or their embeddings [T, D] with what encoders made in its places where some of it is due."""
+        x_TD: torch.Tensor | None = None
+        at = 0
+        for row in plan.rows:
+            stop = row.start + len(row.token_ids)
+            spans = self._slots[row.slot].spans
+            for span in spans[bisect_right(spans, row.start, key=lambda one: one.stop) :]:
+                if span.start >= stop:
+                    break
+                if x_TD is None:
+                    x_TD = self.model.embed(ids_T, self.model.dtype)
+                begin, end = max(span.start, row.start), min(span.stop, stop)
+                first = span.offset + begin - span.start
+                x_TD[at + begin - row.start : at + end - row.start] = self.encoders.rows(
+                    span.digest, first, first + end - begin
+                )
+            at += len(row.token_ids)
+        return ids_T if x_TD is None else x_TD
 
     def _split(self, plan: BatchPlan) -> tuple[int, list[Chunk]]:
         """Leading rows that attend one by one, and the chunks after them."""

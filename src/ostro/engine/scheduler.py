@@ -6,7 +6,9 @@ import heapq
 
 from ostro.core.options import EngineOptions
 from ostro.engine.block_manager import BlockManager
+from ostro.engine.encodings import Encodings
 from ostro.engine.lookup import PromptLookup
+from ostro.engine.pace import Pace
 from ostro.engine.plan import Admission, BatchPlan, PlanRow
 from ostro.engine.sequence import Sequence
 
@@ -21,9 +23,11 @@ class Scheduler:
     tokens, where its key puts it.
     """
 
-    def __init__(self, options: EngineOptions, blocks: BlockManager) -> None:
+    def __init__(self, options: EngineOptions, blocks: BlockManager, encodings: Encodings) -> None:
         self.options = options
         self.blocks = blocks
+        self.encodings = encodings
+        self.pace = Pace(options.slowdown)
         self.running: list[Sequence] = []
         self.num_waiting = 0
         self.preemptions: list[Sequence] = []
@@ -51,7 +55,7 @@ class Scheduler:
         self.blocks.free(sequence)
 
     def schedule(self) -> BatchPlan:
-        """The next step. An empty plan means that nothing can run."""
+        """The next step. A plan without rows and without anything to encode means that nothing can run."""
         self.preemptions.clear()
         self.running.sort(key=lambda sequence: sequence.key)
         budget = self.options.max_batch_tokens
@@ -62,17 +66,32 @@ class Scheduler:
             for sequence in list(self.running):
                 if sequence.slot is None or sequence.decoding is not decoding or budget <= 0:
                     continue
-                row = self._continue(sequence, budget, planned)
+                row = self._continue(sequence, self._allowed(sequence, budget, bool(short)), planned)
                 if row is not None:
                     (short if decoding else long).append(row)
                     planned.add(row.slot)
                     budget -= len(row.token_ids)
-        admissions = [] if self.preemptions else self._admit(budget, long)
+        admissions = [] if self.preemptions else self._admit(budget, long, bool(short))
+        encode, forget = self.encodings.plan(s for s in self.running if s.request.spans and not s.decoding)
+        seconds = self.pace.encode_s(decoding=bool(short), prefilling=bool(long)) if self.encodings.pending else 0.0
         self._step += 1
-        return BatchPlan(self._step, admissions, short + long)
+        return BatchPlan(self._step, admissions, short + long, encode, forget, seconds)
+
+    def _allowed(self, sequence: Sequence, budget: int, streams: bool) -> int:
+        """Tokens of a sequence that may run: those with media wait for their encoders, and leave running streams their
+        pace."""
+        if not sequence.request.spans or sequence.decoding:
+            return budget
+        ready = self.encodings.limit(sequence) - sequence.computed
+        if streams:
+            budget = min(budget, self.pace.chunk(encoding=self.encodings.pending))
+        return min(budget, ready)
 
     def _continue(self, sequence: Sequence, budget: int, planned: set[int]) -> PlanRow | None:
-        """A row for a running sequence, making room where it must; None where it had to give way itself."""
+        """A row for a running sequence, making room where it must; None where it had to give way itself, or waits for
+        its encoder."""
+        if budget <= 0:
+            return None
         drafts = self._drafts(sequence, budget) if sequence.decoding else []
         pending = len(sequence.tokens) - sequence.computed
         count = min(pending, budget)
@@ -103,7 +122,7 @@ class Scheduler:
         self._sent.pop(sequence.slot, None)
         sequence.slot = None
 
-    def _admit(self, budget: int, rows: list[PlanRow]) -> list[Admission]:
+    def _admit(self, budget: int, rows: list[PlanRow], streams: bool) -> list[Admission]:
         admissions: list[Admission] = []
         held_back: list[tuple[tuple[float, int], Sequence]] = []
         prefilling = {s.request.group for s in self.running if not s.decoding and s.request.group}
@@ -118,7 +137,7 @@ class Scheduler:
             if not self._try_start(sequence):
                 heapq.heappush(self._waiting, entry)
                 break
-            count = min(len(sequence.tokens) - sequence.computed, budget)
+            count = min(len(sequence.tokens) - sequence.computed, self._allowed(sequence, budget, streams))
             grown = self.blocks.grow(sequence, sequence.computed + count)
             assert grown, "a sequence that may start fits"
             self.num_waiting -= 1
@@ -126,8 +145,9 @@ class Scheduler:
             if sequence.request.group:
                 prefilling.add(sequence.request.group)
             admissions.append(self._admission(sequence))
-            rows.append(self._row(sequence, count, []))
-            budget -= count
+            if count:
+                rows.append(self._row(sequence, count, []))
+                budget -= count
         for entry in held_back:
             heapq.heappush(self._waiting, entry)
         return admissions
@@ -140,6 +160,7 @@ class Scheduler:
             return False
         if not sequence.was_scheduled:
             sequence.cached = cached
+            self.encodings.count(sequence)
         sequence.slot = self._slots.pop()
         return True
 
@@ -153,6 +174,7 @@ class Scheduler:
             list(sequence.tokens),
             sequence.num_prompt,
             sequence.request.pooling,
+            sequence.request.spans,
         )
 
     def _row(self, sequence: Sequence, count: int, drafts: list[int]) -> PlanRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_right
 
 from ostro.core.request import EngineRequest
 from ostro.engine.lookup import PromptLookup
@@ -77,9 +78,11 @@ class Sequence:
             assert stop <= len(self.tokens)
             state = hashlib.blake2b(parent, digest_size=16)
             state.update(array("q", self.tokens[start:stop]).tobytes())
-            for span in self.request.spans:
-                if span.start < stop and span.start + span.length > start:
-                    state.update(f"|{span.start - start}:{span.length}:{span.digest}".encode())
+            spans = self.request.spans
+            for span in spans[bisect_right(spans, start, key=lambda one: one.stop) :]:
+                if span.start >= stop:
+                    break
+                state.update(f"|{span.start - start}:{span.length}:{span.offset}:{span.digest}".encode())
             self._digests.append(state.digest())
         return self._digests[index]
 

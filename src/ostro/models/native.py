@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ostro.core.errors import ConfigError
-from ostro.models.config import DecoderConfig, QueryScaling, YarnConfig
+from ostro.models.config import DecoderConfig, EncoderConfig, QueryScaling, YarnConfig
 from ostro.models.json_config import MAX_LAYERS, ConfigReader, check_window
 from ostro.models.names import NamesTable, native_names
 from ostro.models.pixtral.config import PixtralConfig, parse_native_vision
 from ostro.models.pixtral.names import native_vision_names
+from ostro.models.voxtral.config import VoxtralConfig, parse_native_audio
+from ostro.models.voxtral.names import NATIVE_EMBEDDING, native_audio_names
 
 # params.json of the first models says nothing of the context; this is what they were trained for.
 DEFAULT_CONTEXT = 32_768
+
 
 def parse(values: Mapping[str, Any]) -> DecoderConfig:
     """params.json -> DecoderConfig. Raises ConfigError for what it does not know."""
@@ -31,7 +35,6 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     reader.ignore(
         (
             "max_seq_len",
-            "multimodal",
             "quantization",
             "model_parallel",
             "ragged_attention",
@@ -43,7 +46,7 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
         )
     )
     norm_eps = reader.real("norm_eps", 1e-5)
-    vision = reader.section("vision_encoder")
+    vision, audio = reader.section("vision_encoder"), _audio(reader.section("multimodal"))
     config = DecoderConfig(
         architecture="mistral",
         vocab_size=reader.integer("vocab_size"),
@@ -60,10 +63,30 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
         tie_word_embeddings=reader.flag("tied_embeddings"),
         yarn=yarn,
         query_scaling=scaling,
-        encoders=(parse_native_vision(vision, norm_eps),) if vision else (),
+        encoders=_encoders(vision, audio, norm_eps),
     )
     reader.finish()
     return config
+
+
+def _audio(multimodal: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if multimodal is None:
+        return None
+    reader = ConfigReader(multimodal, "params.json: multimodal")
+    audio = reader.section("whisper_model_args")
+    reader.finish()
+    return audio
+
+
+def _encoders(
+    vision: Mapping[str, Any] | None, audio: Mapping[str, Any] | None, norm_eps: float
+) -> tuple[EncoderConfig, ...]:
+    encoders: list[EncoderConfig] = []
+    if vision:
+        encoders.append(parse_native_vision(vision, norm_eps))
+    if audio:
+        encoders.append(parse_native_audio(audio))
+    return tuple(encoders)
 
 
 def _yarn(values: Mapping[str, Any] | None) -> YarnConfig | None:
@@ -105,6 +128,13 @@ def _windows(value: object, layers: int) -> tuple[int, ...]:
 def names(config: DecoderConfig) -> NamesTable:
     table = NamesTable(native_names(config))
     for encoder in config.encoders:
-        assert isinstance(encoder, PixtralConfig)
-        table = table.with_encoder(native_vision_names(encoder))
+        if isinstance(encoder, VoxtralConfig):
+            bindings = tuple(
+                dataclasses.replace(binding, source=NATIVE_EMBEDDING) if binding.target == "embed" else binding
+                for binding in table.bindings
+            )
+            table = NamesTable(bindings, table.skipped_prefixes).with_encoder(native_audio_names(encoder))
+        else:
+            assert isinstance(encoder, PixtralConfig)
+            table = table.with_encoder(native_vision_names(encoder))
     return table

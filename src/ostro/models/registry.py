@@ -26,6 +26,9 @@ from ostro.models.mistral3 import config as mistral3_config
 from ostro.models.mistral3 import model as mistral3_model
 from ostro.models.mistral3 import names as mistral3_names
 from ostro.models.names import NamesTable
+from ostro.models.voxtral import config as voxtral_config
+from ostro.models.voxtral import model as voxtral_model
+from ostro.models.voxtral import names as voxtral_names
 
 NamesFunction = Callable[[DecoderConfig], NamesTable]
 
@@ -47,6 +50,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         mistral3_config.parse,
         (mistral3_names.names, mistral3_names.saved_names),
         mistral3_model.MODEL,
+    ),
+    "voxtral": Architecture(
+        voxtral_config.parse, (voxtral_names.names, voxtral_names.module_names), voxtral_model.MODEL
     ),
     "llava": Architecture(llava_config.parse, (llava_names.names, llava_names.saved_names), llava_model.MODEL),
 }

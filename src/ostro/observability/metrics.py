@@ -33,6 +33,8 @@ _COUNTERS: tuple[tuple[str, str, str], ...] = (
     ("vllm:generation_tokens", "generation_tokens", "Tokens generated."),
     ("vllm:prefix_cache_queries", "prefix_queries", "Prompt tokens looked up in the prefix cache."),
     ("vllm:prefix_cache_hits", "prefix_hits", "Prompt tokens found in the prefix cache."),
+    ("vllm:mm_cache_queries", "media_queries", "Images and sounds of scheduled requests."),
+    ("vllm:mm_cache_hits", "media_hits", "Images and sounds that no encoder had to run for."),
     ("vllm:num_preemptions", "preemptions", "Requests that lost their blocks and were computed again."),
     ("vllm:spec_decode_num_draft_tokens", "draft_tokens", "Tokens proposed by speculation."),
     ("vllm:spec_decode_num_accepted_tokens", "accepted_tokens", "Proposed tokens that were kept."),

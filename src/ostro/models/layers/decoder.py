@@ -191,9 +191,11 @@ class Decoder(nn.Module):
 
     def encoder(self, modality: str) -> Encoder | None:
         """The encoder of a sense; None where the model does not have it."""
-        found = self.encoders[modality] if modality in self.encoders else None
-        assert found is None or isinstance(found, Encoder)
-        return found
+        for name, encoder in self.encoders.items():
+            if name == modality:
+                assert isinstance(encoder, Encoder)
+                return encoder
+        return None
 
     def attention_specs(self) -> list[AttentionSpec]:
         """One a layer, in order: what the KV cache is laid out by."""

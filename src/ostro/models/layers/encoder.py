@@ -50,8 +50,8 @@ class Encoder(nn.Module, ABC):
 
 def refuse(media: MediaInput, expected: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"The {media.modality} was prepared as {list(media.shape)} with {media.grid[0]} rows of {media.grid[1]} tokens, "
-        f"but the model's encoder takes {expected}.",
+        f"The {media.modality} was prepared as {list(media.shape)} with {media.grid[0]} rows of {media.grid[1]} "
+        f"tokens, but the model's encoder takes {expected}.",
         param="messages",
     )
 
@@ -69,7 +69,7 @@ def finished(work: Work[Result]) -> Result:
 def in_pieces(function: Callable[[torch.Tensor], torch.Tensor], x_NC: torch.Tensor) -> Work[torch.Tensor]:
     """A function of rows, applied to some rows at a time."""
     pieces = []
-    for rows in x_NC.split(PIECE_ROWS):
+    for rows in torch.split(x_NC, PIECE_ROWS):
         pieces.append(function(rows))
         yield
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

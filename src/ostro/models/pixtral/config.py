@@ -92,8 +92,9 @@ def parse_vision(values: Mapping[str, Any], projector: Mapping[str, Any], where:
         inner.expect("rope_type", "axial", "default", None)
         theta = inner.real("rope_theta", theta)
         inner.finish()
-    heads, hidden = reader.integer("num_attention_heads", 16, most=MAX_SIZE), reader.integer(
-        "hidden_size", 1024, most=MAX_SIZE
+    heads, hidden = (
+        reader.integer("num_attention_heads", 16, most=MAX_SIZE),
+        reader.integer("hidden_size", 1024, most=MAX_SIZE),
     )
     head_dim = reader.integer("head_dim", hidden // heads or 1, most=MAX_SIZE)
     if head_dim * heads != hidden:

@@ -50,15 +50,19 @@ class VisionBlock(nn.Module):
         q_NHC, k_NHC = _rotate(q_NHC, angles), _rotate(k_NHC, angles)
         seen_NC = yield from attend_within(q_NHC, k_NHC, v_NHC, lengths, self._head_dim**-0.5)
         size = x_NC.shape[1]
-        return (yield from in_pieces(lambda rows: self._rest(*rows.split(size, 1)), torch.cat((x_NC, seen_NC), 1)))
+        both_NC = torch.cat((x_NC, seen_NC), dim=1)
+        return (yield from in_pieces(lambda rows: self._rest(rows[:, :size], rows[:, size:]), both_NC))
 
     def _rest(self, x_NC: torch.Tensor, seen_NC: torch.Tensor) -> torch.Tensor:
         x_NC = x_NC + self.output(seen_NC)
         normed_NC = self.feed_forward_norm(x_NC)
         if self._gated:
-            return x_NC + self.down(self.gate_up.gated(normed_NC))
-        gate_NF, up_NF = self.gate_up(normed_NC).chunk(2, dim=1)
-        return x_NC + self.down(self._activation(gate_NF) * up_NF)
+            inner_NF = self.gate_up.gated(normed_NC)
+        else:
+            gate_NF, up_NF = self.gate_up(normed_NC).chunk(2, dim=1)
+            inner_NF = self._activation(gate_NF) * up_NF
+        out_NC: torch.Tensor = x_NC + self.down(inner_NF)
+        return out_NC
 
 
 class PixtralEncoder(Encoder):
@@ -102,10 +106,12 @@ class PixtralEncoder(Encoder):
             x_NC = self.projector_norm(x_NC)
         if self.merging is not None:
             merge = self.config.merge
-            x_NC = torch.cat([_merge(rows, grid, merge) for rows, grid in zip(x_NC.split(lengths), grids, strict=True)])
+            x_NC = torch.cat(
+                [_merge(rows, grid, merge) for rows, grid in zip(torch.split(x_NC, lengths), grids, strict=True)]
+            )
             lengths = [length // merge**2 for length in lengths]
         out_ND = yield from in_pieces(self._project, x_NC)
-        return list(out_ND.split(lengths))
+        return list(torch.split(out_ND, lengths))
 
     def _project(self, x_NC: torch.Tensor) -> torch.Tensor:
         merged_NC = x_NC if self.merging is None else self.merging(x_NC)

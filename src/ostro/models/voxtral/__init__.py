@@ -1,0 +1,1 @@
+"""Voxtral (arXiv:2507.13264): a decoder behind Whisper's encoder."""
