@@ -5,6 +5,7 @@ Its decoder goes through the tests of all architectures in test_parity.py.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -12,14 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 import tiny_checkpoints
 from ostro.core.errors import CheckpointError, ConfigError, InvalidRequestError
-from ostro.core.media import MediaInput
+from ostro.core.media import MediaInput, Prompt
+from ostro.core.options import EngineOptions
+from ostro.core.request import EngineRequest, TokensEvent
+from ostro.core.sampling import SamplingParams
+from ostro.engine.engine import Engine
+from ostro.media.audio import AudioSettings, read_audio
 from ostro.models import native, registry
+from ostro.models.layers import encoder as encoder_layer
 from ostro.models.layers.context import DenseContext
 from ostro.models.layers.encoder import Encoder, finished
 from ostro.models.voxtral.config import VoxtralConfig
@@ -161,6 +170,65 @@ def test_logits_of_a_prompt_that_is_heard_match_the_reference(tiny: Tiny) -> Non
         x_TD[ids == AUDIO_TOKEN] = finished(encoder.encode([mel]))[0]
         logits = model.logits(model(x_TD, torch.arange(len(ids)), DenseContext()))
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_cuts_between_pieces_change_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of the model that is tested has fewer rows than a piece."""
+    monkeypatch.setattr(encoder_layer, "PIECE_ROWS", 7)
+    mel = sound(2, 8)
+    ours = heard(encoder_of(tiny.folder), mel)[0]
+    torch.testing.assert_close(ours, reference_features(tiny, mel), atol=TOLERANCE, rtol=0)
+
+
+def spoken(seconds: float, seed: int) -> MediaInput:
+    """A sound as a client sends it, as the model's settings have it."""
+    samples = np.random.default_rng(seed).normal(0, 0.1, int(seconds * 16_000))
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16_000, format="WAV")
+    settings = AudioSettings(mel_bins=BANDS, chunk_seconds=FRAMES / 100)
+    return read_audio(file.getvalue(), settings, declared="audio/wav")
+
+
+@pytest.mark.parametrize("batch", [1024, 16])
+def test_greedy_answers_to_sounds_match_the_reference(tiny: Tiny, batch: int) -> None:
+    engine = Engine.load(
+        EngineOptions(model=str(tiny.folder), block_size=4, kv_memory=4_000_000, max_batch_tokens=batch, max_num_seqs=8)
+    )
+    prompts = []
+    for index, sounds in enumerate(([spoken(0.3, 0)], [spoken(1.0, 1), spoken(0.5, 2)], [spoken(2.1, 3)])):
+        ids = [1, 30 + index]
+        for media in sounds:
+            ids += [*[AUDIO_TOKEN] * media.tokens, 40, 41, 42]
+        prompts.append(Prompt.placing(ids, sounds, {"audio": AUDIO_TOKEN}))
+    for index, prompt in enumerate(prompts):
+        params = SamplingParams(temperature=0, max_tokens=8, logprobs=1)
+        engine.add(
+            EngineRequest(
+                request_id=str(index),
+                prompt_token_ids=prompt.token_ids,
+                params=params,
+                seed=0,
+                spans=prompt.spans,
+                media=prompt.media,
+            )
+        )
+    events: list[list[TokensEvent]] = [[] for _ in prompts]
+    while engine.has_work:
+        for event in engine.step():
+            events[int(event.request_id)].append(event)
+    for prompt, answer in zip(prompts, events, strict=True):
+        tokens = [token for event in answer for token in event.token_ids]
+        ids = torch.tensor([*prompt.token_ids, *tokens])
+        at = [at for span in prompt.spans for at in range(span.start, span.stop)]
+        with torch.no_grad():
+            # Embeddings, because the answer may have the placeholder's token too, which the reference would fill.
+            x_TD = tiny.reference.get_input_embeddings()(ids)
+            x_TD[at] = torch.cat([reference_features(tiny, torch.tensor(one.array())) for one in prompt.media])
+            logits = tiny.reference(inputs_embeds=x_TD[None]).logits[0, len(prompt.token_ids) - 1 : -1]
+        assert tokens == logits.argmax(-1).tolist()
+        expected = logits.log_softmax(-1)[torch.arange(len(tokens)), tokens]
+        got = torch.tensor([item.logprob for event in answer for item in event.logprobs or []])
+        torch.testing.assert_close(got, expected, atol=TOLERANCE, rtol=0)
 
 
 def test_company_changes_nothing_and_others_can_be_served_in_between(tiny: Tiny) -> None:
@@ -316,6 +384,17 @@ def test_published_configs_are_understood() -> None:
     assert (heard.positions, heard.merge, heard.mel_bins, heard.placeholder) == (1500, 4, 128, 24)
 
 
+def test_what_a_config_leaves_out_is_what_the_reference_takes() -> None:
+    left_out = ("num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling")
+    text = {key: value for key, value in VOXTRAL_MINI["text_config"].items() if key not in left_out}
+    ours = registry.find("voxtral").parse({**VOXTRAL_MINI, "text_config": text, "audio_config": {}})
+    theirs: Any = transformers.VoxtralConfig(text_config=dict(text)).text_config
+    assert (ours.num_heads, ours.num_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
+    assert (ours.head_dim, ours.rms_norm_eps) == (theirs.head_dim, theirs.rms_norm_eps)
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.encoders == registry.find("voxtral").parse(VOXTRAL_MINI).encoders
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "word"),
     [
@@ -370,5 +449,5 @@ def test_native_encoders_that_are_not_understood_are_refused(changes: dict[str, 
 
 @pytest.mark.parametrize("multimodal", [{"whisper_model_args": {"downsample_args": {}}}, {"something_new": {"a": 1}}])
 def test_native_senses_that_are_not_understood_are_refused(multimodal: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="encoder_args|something_new"):
+    with pytest.raises(ConfigError, match=r"encoder_args|something_new"):
         native.parse({**NATIVE_MINI, "multimodal": multimodal})

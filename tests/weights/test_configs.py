@@ -50,7 +50,21 @@ YARN = {
     "rope_type": "yarn",
     "type": "yarn",
 }
-VISION = {"model_type": "pixtral", "hidden_size": 1024, "image_size": 1540, "patch_size": 14, "num_hidden_layers": 24}
+VISION = {
+    "attention_dropout": 0.0,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "image_size": 1540,
+    "initializer_range": 0.02,
+    "intermediate_size": 4096,
+    "model_type": "pixtral",
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "rope_theta": 10000.0,
+}
 MISTRAL3 = {
     "architectures": ["Mistral3ForConditionalGeneration"],
     "image_token_index": 10,
@@ -139,13 +153,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         },
     },
 }
-# Windows, head_dim, theta, context, tied, and the number of parameters where it is published for the text part.
+# Windows, head_dim, theta, context, tied, and the number of parameters where it is published.
 FACTS: dict[str, tuple[tuple[int, ...], int, float, int, bool | None, int | None]] = {
     "Mistral-7B-v0.1": ((4096,) * 32, 128, 1e4, 32768, False, 7_241_732_096),
     "Mistral-7B-v0.3": ((0,) * 32, 128, 1e6, 32768, False, 7_248_023_552),
     "Mistral-Nemo": ((0,) * 40, 128, 1e6, 131072, False, 12_247_782_400),
     "Ministral-8B-2410": ((0, 32768, 32768, 32768) * 9, 128, 1e8, 131072, False, 8_019_808_256),
-    "Mistral-Small-3.2": ((0,) * 40, 128, 1e9, 131072, None, 23_572_403_200),
+    "Mistral-Small-3.2": ((0,) * 40, 128, 1e9, 131072, None, 24_011_361_280),
     "Ministral-3-8B": ((0,) * 34, 128, 1e6, 262144, False, None),
     "Ministral-3-3B": ((0,) * 26, 128, 1e6, 262144, True, None),
 }
@@ -462,7 +476,24 @@ MINISTRAL_3_PARAMS = {
         "beta": 32,
         "alpha": 1,
     },
-    "vision_encoder": {"hidden_size": 1024},
+    "vision_encoder": {
+        "image_token_id": 10,
+        "image_break_token_id": 12,
+        "image_end_token_id": 13,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "mm_projector_id": "patch_merge",
+        "spatial_merge_size": 2,
+        "hidden_size": 1024,
+        "num_channels": 3,
+        "image_size": 1540,
+        "max_image_size": 1540,
+        "patch_size": 14,
+        "rope_theta": 10000.0,
+        "add_pre_mm_projector_layer_norm": True,
+        "adapter_bias": False,
+    },
 }
 
 
@@ -476,6 +507,7 @@ def test_params_of_the_first_model() -> None:
 
 def test_params_of_ministral_3_are_the_hf_config() -> None:
     ours, hf = native.parse(MINISTRAL_3_PARAMS), parse(PUBLISHED["Ministral-3-8B"])
+    assert ours.encoders == hf.encoders
     assert ours.query_scaling == hf.query_scaling
     positions = torch.tensor([5, 20_000])
     for mine, theirs in zip(Rotary(ours)(positions), Rotary(hf)(positions), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -76,31 +76,32 @@ class Prompt(msgspec.Struct, frozen=True):
     media: list[MediaInput] = []
 
     @classmethod
-    def placing(cls, token_ids: list[int], media: Sequence[MediaInput], placeholders: dict[str, int]) -> Prompt:
-        """Spans for media in the order in which they stand in the tokens.
+    def placing(cls, token_ids: list[int], media: Sequence[MediaInput], placeholders: Mapping[str, int]) -> Prompt:
+        """Spans for media, those of one modality in the order in which they stand in the tokens.
 
         placeholders: the token that stands for each modality. Raises ValueError where tokens and media do not agree.
         """
         modality_of = {token: modality for modality, token in placeholders.items()}
+        queues = {modality: [one for one in media if one.modality == modality][::-1] for modality in placeholders}
         spans: list[MediaSpan] = []
-        queue = list(media)[::-1]
-        offset = at = 0
+        done: dict[str, int] = {}  # rows of the input in front that have places already, by modality
+        at = 0
         while at < len(token_ids):
             modality = modality_of.get(token_ids[at])
             if modality is None:
                 at += 1
                 continue
-            if not queue or queue[-1].modality != modality:
-                raise ValueError(f"placeholders of {modality} at token {at} without an input")
-            one = queue[-1]
-            start = at
+            if not queues[modality]:
+                raise ValueError(f"more places for {modality} than inputs")
+            one = queues[modality][-1]
+            start, offset = at, done.get(modality, 0)
             while at < len(token_ids) and token_ids[at] == token_ids[start] and at - start < one.tokens - offset:
                 at += 1
             spans.append(MediaSpan(start, at - start, one.digest, modality, offset))
-            offset += at - start
-            if offset == one.tokens:
-                queue.pop()
-                offset = 0
-        if queue:
-            raise ValueError(f"{len(queue)} of {len(media)} inputs have too few placeholders")
+            done[modality] = offset + at - start
+            if done[modality] == one.tokens:
+                queues[modality].pop()
+                done[modality] = 0
+        if any(queues.values()):
+            raise ValueError("inputs without enough places")
         return cls(token_ids, spans, list({one.digest: one for one in media}.values()))

@@ -57,7 +57,8 @@ class StepHandle:
     """A step that was launched: its sampled rows' logits are on the way, and their masks.
 
     embeddings: vectors of prompts that this step completes, by slot.
-    encoded: digests of inputs that encoders have finished, with errors, empty where there is none. encode_s: seconds that they worked.
+    encoded: digests of inputs that encoders have finished, with errors, empty where there is none.
+    encode_s: seconds that they worked.
     """
 
     plan: BatchPlan

@@ -18,6 +18,11 @@ DECLARED: dict[str, tuple[str, ...]] = {
 }
 UNDECLARED = ("", "application/octet-stream", "binary/octet-stream", "application/binary")
 
+# Of the frame before an mp3 that tells its length: flags of the fields that it has.
+_FRAMES, _BYTES = 1, 2
+# Tags behind an mp3, which some count as part of it and others take away.
+MP3_TAIL = 512
+
 # Beginnings of what is sent by mistake, to say what it is.
 FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG\r\n", "a PNG image"),
@@ -68,9 +73,10 @@ def recognise(data: bytes, declared: str | None) -> str:
 
 
 def check_whole(data: bytes, found: str) -> None:
-    """Raises InvalidRequestError where a container's own lengths say that bytes are missing at the end. flac and mp3
-    tell while they are decoded."""
-    if (found == WAV and _cut_wav(data)) or (found in (VORBIS, OPUS) and _cut_ogg(data)):
+    """Raises InvalidRequestError where the file's own lengths say that bytes are missing at the end. flac has none; it
+    tells while it is decoded."""
+    cut = {WAV: _cut_wav, MP3: _cut_mp3, VORBIS: _cut_ogg, OPUS: _cut_ogg}.get(found)
+    if cut is not None and cut(data):
         raise cut_off(found)
 
 
@@ -82,8 +88,7 @@ def cut_off(found: str) -> InvalidRequestError:
 
 def mp3_knows_its_length(data: bytes) -> bool:
     """Whether the first frame is one that tells how many follow; without it a length is only guessed."""
-    start = _after_id3(data)
-    return any(tag in data[start : start + 256] for tag in (b"Xing", b"Info", b"VBRI"))
+    return _xing(data, _FRAMES) > 0
 
 
 def flac_knows_its_length(data: bytes) -> bool:
@@ -124,6 +129,22 @@ def _after_id3(data: bytes) -> int:
     for byte in data[6:10]:
         size = size << 7 | byte & 0x7F
     return 10 + size
+
+
+def _xing(data: bytes, field: int) -> int:
+    """A field of the frame that encoders put before an mp3, behind its tag and flags; 0 where it is not there."""
+    start = _after_id3(data)
+    head = data[start : start + 256]
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    flags = int.from_bytes(head[at + 4 : at + 8], "big")
+    if at < 0 or not flags & field:
+        return 0
+    at += 8 + (4 if field == _BYTES and flags & _FRAMES else 0)
+    return int.from_bytes(head[at : at + 4], "big")
+
+
+def _cut_mp3(data: bytes) -> bool:
+    return _xing(data, _BYTES) > len(data) - _after_id3(data) + MP3_TAIL
 
 
 def _cut_wav(data: bytes) -> bool:

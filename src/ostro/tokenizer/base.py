@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ostro.core.errors import InvalidRequestError
+from ostro.core.media import MediaInput, Prompt
+
+PLACEHOLDERS = {"image": "[IMG]", "audio": "[AUDIO]"}
 
 
 class Tokenizer(ABC):
@@ -31,22 +34,41 @@ class Tokenizer(ABC):
         """Whether the id is a control token: never made from text, and no text itself."""
 
     @abstractmethod
-    def encode_chat(
+    def render(
         self,
         messages: list[dict[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final: bool = False,
         reasoning_effort: str | None = None,
-    ) -> list[int]:
-        """Token ids of a conversation in the model's own template, up to where the answer begins.
+    ) -> Prompt:
+        """A conversation in the model's own template, up to where the answer begins.
 
         messages: as OpenAI has them: role system, developer, user, assistant or tool; content a string or text
-            parts, of an assistant also what it thought (`reasoning_content`, or Mistral's `thinking` parts).
+            parts, of an assistant also what it thought (`reasoning_content`, or Mistral's `thinking` parts), of a user
+            also media that have been read: `{"type": "media", "media": MediaInput}`.
         tools: functions as OpenAI has them. continue_final: the last message is the assistant's and is to be
             continued, not answered. reasoning_effort: only where `supports_reasoning_effort`.
         Raises InvalidRequestError, with `param` naming the field, that says what the template cannot express.
         """
+
+    def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+        """`render` for a conversation of text: its token ids."""
+        prompt = self.render(messages, **options)
+        if prompt.spans:
+            raise InvalidRequestError("The messages hold media, which are more than token ids.", param="messages")
+        return prompt.token_ids
+
+    def render_transcription(self, media: MediaInput, language: str | None = None) -> Prompt:  # noqa: ARG002
+        """A prompt that asks for what is said in a sound. language: of the speech, ISO 639-1; None leaves it open.
+
+        Raises InvalidRequestError where the template cannot ask for that.
+        """
+        raise InvalidRequestError(
+            f"This model's tokenizer ({self.version}) has no way to ask for a transcription. Serve a model that hears.",
+            param="model",
+            code="unsupported_parameter",
+        )
 
     def encode_fim(self, prompt: str, suffix: str) -> list[int]:  # noqa: ARG002
         """Token ids that ask for what is between two texts. Raises InvalidRequestError where there is no way to."""
@@ -73,6 +95,12 @@ class Tokenizer(ABC):
     @property
     def can_fill_in_middle(self) -> bool:
         return self.special_id("[PREFIX]") is not None and self.special_id("[SUFFIX]") is not None
+
+    @property
+    def placeholders(self) -> dict[str, int]:
+        """The tokens that stand for rows of media, of those modalities that the template has a place for."""
+        found = {modality: self.special_id(name) for modality, name in PLACEHOLDERS.items()}
+        return {modality: token for modality, token in found.items() if token is not None}
 
     @property
     def can_reason(self) -> bool:

@@ -1,4 +1,4 @@
-"""OpenAI-shaped messages as a conversation that a text template can express."""
+"""OpenAI-shaped messages as a conversation that a template can express."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ostro.tokenizer.base import replace_surrogates
 from ostro.tokenizer.call_ids import template_id
 from ostro.tokenizer.call_results import pair_results
 from ostro.tokenizer.message_content import read_content
-from ostro.tokenizer.turns import Call, Role, Thought, Turn, refusal
+from ostro.tokenizer.turns import Call, Part, Role, Thought, Turn, refusal
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -100,7 +100,7 @@ def _with_thoughts_closed(turn: Turn) -> Turn:
     return replace(turn, parts=tuple(parts))
 
 
-def _assistant(where: str, message: Mapping[str, Any], content: tuple[str | Thought, ...], prefix: bool) -> Turn:
+def _assistant(where: str, message: Mapping[str, Any], content: tuple[Part, ...], prefix: bool) -> Turn:
     field = "reasoning_content" if message.get("reasoning_content") else "reasoning"
     thought = message.get(field)
     if thought is not None and not isinstance(thought, str):

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ostro.core.errors import InvalidRequestError, TokenizerError
+from ostro.core.media import MediaInput, Prompt
 from ostro.tokenizer.base import Tokenizer
 from ostro.tokenizer.conversation import read_messages
+from ostro.tokenizer.placeholders import IMAGE_MARKS, image_tokens, require_places
 from ostro.tokenizer.templates import ChatTemplate
+from ostro.tokenizer.turns import refusal
 
 _SPACE = "▁"  # U+2581
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -112,14 +115,26 @@ class HuggingFaceTokenizer(Tokenizer):
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 
-    def encode_chat(
+    @property
+    def placeholders(self) -> dict[str, int]:
+        """Images only: how templates without a tokenizer of Mistral's write sounds is not known."""
+        found = super().placeholders.get("image")
+        whole = all(self.special_id(name) is not None for name in IMAGE_MARKS)
+        return {"image": found} if found is not None and whole else {}
+
+    def special_id(self, name: str) -> int | None:
+        """Image marks only: the others belong to templates that this one does not know."""
+        found = self._id_of(name) if name in IMAGE_MARKS else None
+        return found if found is not None and self.is_special(found) else None
+
+    def render(
         self,
         messages: list[dict[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final: bool = False,
         reasoning_effort: str | None = None,
-    ) -> list[int]:
+    ) -> Prompt:
         """By the template that came with the file. Tools and reasoning effort are refused: how a model that brings no
         tokenizer of Mistral's writes calls is not known."""
         if self._template is None:
@@ -137,10 +152,27 @@ class HuggingFaceTokenizer(Tokenizer):
                     code="unsupported_parameter",
                 )
         turns = read_messages(messages, continue_final=continue_final)
+        require_places(turns, self.placeholders, self.version)
         ids = self._template.encode(turns, self._encode_text, self._inner.token_to_id)
         if self._adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
-        return ids
+        media = [one for turn in turns for one in turn.media]
+        return Prompt.placing(self._laid_out(ids, media), media, self.placeholders) if media else Prompt(ids)
+
+    def _laid_out(self, ids: list[int], images: Sequence[MediaInput]) -> list[int]:
+        """Each image's mark, which is all that a template writes, as rows of places."""
+        marks = {name: found for name in IMAGE_MARKS if (found := self.special_id(name)) is not None}
+        written = ids.count(marks["[IMG]"])
+        if written != len(images):
+            raise refusal(
+                f"The model's chat template has {written} places for {len(images)} images. Put its tekken.json beside "
+                "it, whose template has one for each."
+            )
+        queue = list(images)[::-1]
+        out: list[int] = []
+        for token in ids:
+            out += image_tokens(queue.pop().grid, marks) if token == marks["[IMG]"] else [token]
+        return out
 
     def leading_bytes(self, token_id: int) -> bytes:
         piece = self.token_bytes(token_id)

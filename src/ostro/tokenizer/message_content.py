@@ -1,11 +1,15 @@
-"""The content of messages: strings, and parts of text or thoughts."""
+"""The content of messages: strings, and parts of text, thoughts or media that have been read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ostro.core.media import MediaInput
 from ostro.tokenizer.base import replace_surrogates
-from ostro.tokenizer.turns import Role, Thought, refusal
+from ostro.tokenizer.turns import Part, Role, Thought, refusal
+
+# A part that holds a `MediaInput` in place of the bytes or the address that a client sent.
+READ_MEDIA = "media"
 
 _MEDIA = {
     "image_url": "image",
@@ -19,7 +23,7 @@ _MEDIA = {
 }
 
 
-def read_content(where: str, role: Role, content: object) -> tuple[str | Thought, ...]:
+def read_content(where: str, role: Role, content: object) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (replace_surrogates(content),)
     if content is None and role in ("assistant", "tool"):
@@ -32,10 +36,15 @@ def read_content(where: str, role: Role, content: object) -> tuple[str | Thought
     return tuple(_read_part(f"{where}.content[{index}]", role, part) for index, part in enumerate(content))
 
 
-def _read_part(where: str, role: Role, part: object) -> str | Thought:
+def _read_part(where: str, role: Role, part: object) -> Part:
     if not isinstance(part, Mapping):
         raise refusal(f'{where} must be an object such as {{"type": "text", "text": "..."}}.', where)
     kind = part.get("type")
+    media = part.get("media") if kind == READ_MEDIA else None
+    if isinstance(media, MediaInput):
+        if role != "user":
+            raise refusal(f"{where} is an {media.modality}, which only a user's message may hold.", where)
+        return media
     if isinstance(kind, str) and kind in _MEDIA:
         raise refusal(f"{where} is of type '{kind}' ({_MEDIA[kind]}), but this model takes text only.", where)
     if kind == "thinking" and role in ("assistant", "system"):

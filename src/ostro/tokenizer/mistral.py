@@ -25,11 +25,15 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 
 from ostro.core.errors import InvalidRequestError, TokenizerError
+from ostro.core.media import MediaInput, Prompt
 from ostro.tokenizer.base import Tokenizer, replace_surrogates
 from ostro.tokenizer.conversation import read_messages
+from ostro.tokenizer.media_tokens import MediaTokens, chunk_of
+from ostro.tokenizer.message_content import READ_MEDIA
+from ostro.tokenizer.placeholders import require_places
 from ostro.tokenizer.tools import Function as ReadFunction
 from ostro.tokenizer.tools import read_tools
-from ostro.tokenizer.turns import Role, Thought, Turn
+from ostro.tokenizer.turns import Part, Role, Thought, Turn
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.base import InstructTokenizer
@@ -53,6 +57,12 @@ class MistralCommonTokenizer(Tokenizer):
         settings = getattr(inner, "model_settings_builder", None)
         efforts = None if settings is None else settings.reasoning_effort
         self._efforts: list[str] = [] if efforts is None else [str(effort) for effort in efforts.values]
+        self._media = MediaTokens(self._named)
+        instruct = mistral.instruct_tokenizer
+        if mistral.version >= TokenizerVersion.v3 and self._media.takes_images:
+            instruct.image_encoder = self._media.of_image
+        if mistral.version >= TokenizerVersion.v7 and self._media.takes_sounds:
+            instruct.audio_encoder = self._media.of_sound
         self.vocab_size = int(inner.n_words)
         self.bos_id = int(inner.bos_id)
         self.eos_ids = (int(inner.eos_id),)
@@ -72,14 +82,20 @@ class MistralCommonTokenizer(Tokenizer):
     def supports_reasoning_effort(self) -> bool:
         return bool(self._efforts)
 
-    def encode_chat(
+    @property
+    def placeholders(self) -> dict[str, int]:
+        instruct = self._mistral.instruct_tokenizer
+        takes = {"image": instruct.image_encoder is not None, "audio": instruct.audio_encoder is not None}
+        return {modality: token for modality, token in super().placeholders.items() if takes[modality]}
+
+    def render(
         self,
         messages: list[dict[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final: bool = False,
         reasoning_effort: str | None = None,
-    ) -> list[int]:
+    ) -> Prompt:
         functions = read_tools(tools)
         if functions and not self.can_call_tools:
             raise InvalidRequestError(
@@ -89,6 +105,7 @@ class MistralCommonTokenizer(Tokenizer):
                 code="unsupported_parameter",
             )
         turns = read_messages(messages, continue_final=continue_final, thinkers=self._thinkers)
+        require_places(turns, self.placeholders, self.version)
         effort = None if reasoning_effort is None else self._effort(reasoning_effort)
         try:
             request = ChatCompletionRequest(
@@ -96,13 +113,27 @@ class MistralCommonTokenizer(Tokenizer):
                 tools=[_tool(function) for function in functions] or None,
                 reasoning_effort=effort,
             )
-            return list(self._mistral.encode_chat_completion(request).tokens)
+            tokenized = self._mistral.encode_chat_completion(request)
         except (InvalidToolException, InvalidToolSchemaException) as error:
             raise InvalidRequestError(f"The tools cannot be used: {_reason(error)}", param="tools") from error
         except (MistralCommonException, ValueError, AssertionError, RecursionError) as error:
             raise InvalidRequestError(
                 f"The chat template ({self.version}) cannot express these messages: {_reason(error)}", param="messages"
             ) from error
+        # The template may put a message's image in front of its text: what it says of their order counts.
+        media = [one for turn in turns for one in turn.media]
+        images = self._media.find(tokenized.images, media)
+        sounds = [one for one in media if one.modality != "image"]
+        return Prompt.placing(list(tokenized.tokens), images + sounds, self.placeholders)
+
+    def render_transcription(self, media: MediaInput, language: str | None = None) -> Prompt:
+        """As Voxtral was taught: the sound as a user's message, then the language, if it is known, and the marker."""
+        marker = self.special_id("[TRANSCRIBE]")
+        if marker is None or media.modality not in self.placeholders:
+            return super().render_transcription(media, language)
+        asked = self.render([{"role": "user", "content": [{"type": READ_MEDIA, "media": media}]}])
+        told = [] if language is None else self._encode_text(f"lang:{language}")
+        return Prompt([*asked.token_ids, *told, marker], asked.spans, asked.media)
 
     def encode_fim(self, prompt: str, suffix: str) -> list[int]:
         if not self.can_fill_in_middle:
@@ -146,7 +177,7 @@ class MistralCommonTokenizer(Tokenizer):
         """A turn as the library has it. Versions before 7 have no place for text beside calls; it is left out there,
         as their models were taught to call without a word."""
         if turn.role == "user":
-            return [UserMessage(content=_content(turn.texts))]
+            return [UserMessage(content=_content(turn.parts))]
         if turn.role == "system":
             return [SystemMessage(content=_content(turn.parts))]
         if turn.role == "tool":
@@ -255,14 +286,19 @@ def _refuse_wrong_version(path: Path, mistral: Any) -> None:
         )
 
 
-def _content(parts: Sequence[str | Thought]) -> Any:
-    """One text as it is, several and thoughts as chunks. A thought may stay open where the message does."""
+def _content(parts: Sequence[Part]) -> Any:
+    """One text as it is, several, thoughts and media as chunks. A thought may stay open where the message does."""
     if len(parts) == 1 and isinstance(parts[0], str):
         return parts[0]
-    return [
-        TextChunk(text=part) if isinstance(part, str) else ThinkChunk(thinking=part.text, closed=part.closed)
-        for part in parts
-    ]
+    return [_chunk(part) for part in parts]
+
+
+def _chunk(part: Part) -> Any:
+    if isinstance(part, str):
+        return TextChunk(text=part)
+    if isinstance(part, Thought):
+        return ThinkChunk(thinking=part.text, closed=part.closed)
+    return chunk_of(part)
 
 
 def _tool(function: ReadFunction) -> Tool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ostro.core.errors import InvalidRequestError, TokenizerError
+from ostro.core.media import MediaInput
 from ostro.tokenizer.turns import Turn, refusal
 
 MAX_TEMPLATE = 200_000
@@ -57,7 +58,7 @@ class ChatTemplate:
         unfinished = turns[-1].unfinished
         end = free + free
         if unfinished:
-            messages[-1]["content"] += end
+            messages[-1]["content"] += end  # An assistant's, which is one text.
         text = self._render(messages, not unfinished)
         if unfinished:
             text, found, _ = text.partition(end)
@@ -73,7 +74,7 @@ class ChatTemplate:
             at = match.end()
         return ids + self._plain(text[at:], free, encode_text)
 
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         try:
             return self._template.render(
                 messages=messages,
@@ -123,18 +124,40 @@ def _free_character(turns: Sequence[Turn]) -> str:
     return free
 
 
-def _merged(turns: Sequence[Turn]) -> list[tuple[str, str]]:
-    """(role, text): neighbours of one role are one message, since templates want roles to alternate."""
-    merged: list[tuple[str, str]] = []
+# Texts and images of a message, no two texts side by side.
+_Parts = list[str | MediaInput]
+
+
+def _merged(turns: Sequence[Turn]) -> list[tuple[str, _Parts]]:
+    """(role, content): neighbours of one role are one message, since templates want roles to alternate."""
+    merged: list[tuple[str, _Parts]] = []
     for turn in turns:
         if turn.calls or turn.role == "tool":
             raise refusal("This model's chat template is not known to take tool calls or their results.")
-        text = "".join(turn.texts)
+        parts: _Parts = []
         if merged and merged[-1][0] == turn.role:
-            text = f"{merged.pop()[1]}\n\n{text}"
-        merged.append((turn.role, text))
+            parts = [*merged.pop()[1], "\n\n"]
+        parts += [part for part in turn.parts if isinstance(part, str | MediaInput)]
+        merged.append((turn.role, _joined(parts)))
     return merged
 
 
-def _message(turn: tuple[str, str], protect: Callable[[str], str]) -> dict[str, Any]:
-    return {"role": turn[0], "content": protect(turn[1])}
+def _joined(parts: _Parts) -> _Parts:
+    joined: _Parts = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined or [""]
+
+
+def _message(turn: tuple[str, _Parts], protect: Callable[[str], str]) -> dict[str, Any]:
+    """Text alone is a string, which every template takes; with images it is a list of parts."""
+    role, parts = turn
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return {"role": role, "content": protect(parts[0])}
+    content = [
+        {"type": "text", "text": protect(part)} if isinstance(part, str) else {"type": part.modality} for part in parts
+    ]
+    return {"role": role, "content": content}

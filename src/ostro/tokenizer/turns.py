@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ostro.core.errors import InvalidRequestError
+from ostro.core.media import MediaInput
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -28,15 +29,18 @@ class Thought:
     closed: bool = True
 
 
+Part = str | Thought | MediaInput
+
+
 @dataclass(frozen=True)
 class Turn:
-    """One message. parts: texts and thoughts in order. unfinished: the answer goes on from here.
+    """One message. parts: texts, thoughts and media in order. unfinished: the answer goes on from here.
 
     calls: an assistant's. call_id, name: which call a tool's result belongs to.
     """
 
     role: Role
-    parts: tuple[str | Thought, ...] = ()
+    parts: tuple[Part, ...] = ()
     unfinished: bool = False
     calls: tuple[Call, ...] = ()
     call_id: str = ""
@@ -49,6 +53,10 @@ class Turn:
     @property
     def is_empty(self) -> bool:
         return not self.calls and not any(part.text if isinstance(part, Thought) else part for part in self.parts)
+
+    @property
+    def media(self) -> tuple[MediaInput, ...]:
+        return tuple(part for part in self.parts if isinstance(part, MediaInput))
 
 
 def refusal(reason: str, param: str = "messages") -> InvalidRequestError:

@@ -23,7 +23,13 @@ AUDIO_TOKEN = 24
 _WHERE = "config.json (voxtral)"
 # What the reference takes for keys that text_config leaves out. Of its defaults for sizes nothing is taken: they would
 # be guesses.
-_TEXT_DEFAULTS: Mapping[str, Any] = {"num_attention_heads": 32, "rms_norm_eps": 1e-5, "head_dim": 128}
+_TEXT_DEFAULTS: Mapping[str, Any] = {
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e8,
+}
 
 
 @dataclass(frozen=True)
