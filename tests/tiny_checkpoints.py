@@ -138,7 +138,12 @@ MAKERS: dict[str, Any] = {
 def make(kind: str, folder: Path, *, shard_size: str = "1GB", seed: int = 0) -> Tiny:
     """Build one kind with fixed random weights, large enough for attention to be sharp, and save it."""
     torch.manual_seed(seed)
-    model = MAKERS[kind]().eval()
+    return save(MAKERS[kind](), folder, shard_size=shard_size)
+
+
+def save(model: Any, folder: Path, *, shard_size: str = "1GB") -> Tiny:
+    """A model with random weights, large enough for attention to be sharp."""
+    model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_pre" in name:

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from ostro.core.footprint import Footprint
+from ostro.core.media import Prompt
 from ostro.core.options import EngineOptions
 from ostro.link import EngineProcess, RestartPolicy
 from ostro.server import ServedModel, create_app, serve
@@ -34,9 +35,9 @@ class ByteTokenizer(Tokenizer):
     def is_special(self, token_id: int) -> bool:
         return token_id >= 256
 
-    def encode_chat(self, messages: list[dict[str, Any]], *, continue_final: bool = False) -> list[int]:
+    def render(self, messages: list[dict[str, Any]], *, continue_final: bool = False, **_: Any) -> Prompt:
         turns = read_messages(messages, continue_final=continue_final)
-        return self.encode("|".join("".join(turn.texts) for turn in turns))
+        return Prompt(self.encode("|".join("".join(turn.texts) for turn in turns)))
 
     def _encode_text(self, text: str) -> list[int]:
         return list(text.encode())

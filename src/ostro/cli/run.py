@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,6 +23,12 @@ def register(app: typer.Typer) -> None:
 def run(
     model: str = typer.Argument(help="A checkpoint folder, or a name that `ostro models` lists."),
     prompt: str = typer.Argument(help="The prompt; '-' reads it from standard input."),
+    image: list[Path] | None = typer.Option(
+        None, exists=True, dir_okay=False, readable=True, help="An image to look at; may be repeated."
+    ),
+    audio: list[Path] | None = typer.Option(
+        None, exists=True, dir_okay=False, readable=True, help="A sound to listen to; may be repeated."
+    ),
     max_tokens: int | None = typer.Option(256, min=1, help="Most tokens to generate."),
     temperature: float = typer.Option(0.0, help="0 takes the likeliest token."),
     top_p: float = typer.Option(1.0, help="Nucleus mass."),
@@ -35,6 +43,7 @@ def run(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of streaming the text."),
 ) -> None:
     """Answer one prompt, streamed to standard output."""
+    from ostro.core.errors import InvalidRequestError
     from ostro.core.sampling import SamplingParams
     from ostro.engine.llm import LLM
 
@@ -43,18 +52,31 @@ def run(
     llm = LLM(model, device=device, dtype=dtype, quantize=quantize, kv_dtype=kv_dtype)  # type: ignore[arg-type]  # LLM checks the names
     # A bare tokenizer.json does not say how its model was taught to chat.
     as_chat = not raw and llm.tokenizer is not None and llm.tokenizer.can_chat
+    content = _content(text, image or (), audio or ())
+    if not as_chat and content is not text:
+        raise InvalidRequestError("--image and --audio need a model that chats, and go without --raw.", param="image")
+    messages: list[dict[str, object]] = [{"role": "user", "content": content}]
     if as_json:
-        typer.echo(json.dumps(_answer(llm, model, text, params, as_chat=as_chat), ensure_ascii=False))
+        typer.echo(json.dumps(_answer(llm, model, text, messages, params, as_chat=as_chat), ensure_ascii=False))
         return
-    messages = [{"role": "user", "content": text}]
     pieces = llm.stream_chat(messages, params) if as_chat else llm.stream(text, params)
     for piece in pieces:
         typer.echo(piece, nl=False)
     typer.echo()
 
 
-def _answer(llm: LLM, model: str, text: str, params: SamplingParams, *, as_chat: bool) -> dict[str, object]:
-    messages = [{"role": "user", "content": text}]
+def _content(text: str, images: Sequence[Path], sounds: Sequence[Path]) -> str | list[dict[str, object]]:
+    """What a user's message holds: media first, then what is asked about them."""
+    if not images and not sounds:
+        return text
+    parts: list[dict[str, object]] = [{"type": "image_url", "image_url": path.resolve().as_uri()} for path in images]
+    parts += [{"type": "audio_url", "audio_url": path.resolve().as_uri()} for path in sounds]
+    return [*parts, {"type": "text", "text": text}] if text.strip() else parts
+
+
+def _answer(
+    llm: LLM, model: str, text: str, messages: list[dict[str, object]], params: SamplingParams, *, as_chat: bool
+) -> dict[str, object]:
     output = (llm.chat(messages, params) if as_chat else llm.generate(text, params))[0]
     return {
         "model": model,

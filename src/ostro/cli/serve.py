@@ -67,6 +67,15 @@ def serve(
     max_upload: str | None = typer.Option(
         None, help="Most bytes of an uploaded file, such as 512MiB, which is the default."
     ),
+    allow_media_from: list[str] | None = typer.Option(
+        None,
+        metavar="HOST",
+        help="Host that images and sounds may be fetched from, such as example.org, *.example.org or *; may be "
+        "repeated. From others they come as data only.",
+    ),
+    encoder_cache: str | None = typer.Option(
+        None, help="Memory for encoded images and sounds, such as 256MiB, which is the default."
+    ),
     served_name: str | None = typer.Option(None, help="What the model is called on the wire."),
     max_model_len: int | None = typer.Option(None, help="Most tokens of prompt and answer together."),
     kv_memory: str | None = typer.Option(None, help=f"Memory for the KV cache, {_SIZE_HELP}."),
@@ -104,6 +113,7 @@ def serve(
         "max_num_seqs": max_num_seqs,
         "max_batch_tokens": max_batch_tokens,
         "max_waiting": max_waiting,
+        "encoder_cache": parse_size(encoder_cache),
         "speculate": speculate,
         "threads": threads,
         "pin": pin,
@@ -125,6 +135,7 @@ def serve(
         max_body=parse_size(max_body),
         max_image=parse_size(max_image),
         max_upload=parse_size(max_upload),
+        media_from=allow_media_from or (),
         memory_limit=parse_size(memory_limit),
         grace_s=grace,
         store=store,
@@ -181,6 +192,7 @@ def run_server(
     max_body: int | None = None,
     max_image: int | None = None,
     max_upload: int | None = None,
+    media_from: Sequence[str] = (),
     memory_limit: int | None,
     grace_s: float,
     store: str | None = None,
@@ -192,6 +204,7 @@ def run_server(
 
     from ostro.core.paths import store_file
     from ostro.link import EngineProcess
+    from ostro.media.senses import read_senses
     from ostro.server import ServedModel, create_app, serve
     from ostro.server.routes.files import MAX_UPLOAD_BYTES
     from ostro.server.run import bind
@@ -211,6 +224,7 @@ def run_server(
             options.name,
             EngineProcess(engine_module, options, memory_limit=memory_limit, on_loading=bar.show),
             load_tokenizer(Path(options.model)),
+            read_senses(Path(options.model)),
         )
         for options in models
     }
@@ -228,6 +242,7 @@ def run_server(
         max_body_bytes=max_body or MAX_BODY_BYTES,
         max_image_bytes=max_image or MAX_IMAGE_BYTES,
         max_upload_bytes=max_upload or MAX_UPLOAD_BYTES,
+        media_from=media_from,
         store=store or store_file(),
     )
     try:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ostro.client.failures import error_of_chunk
-from ostro.core.errors import APIConnectionError, APIError, InvalidRequestError
+from ostro.client.inputs import as_content, wire_inputs
+from ostro.core.errors import APIConnectionError, APIError
 from ostro.core.request import ToolCall, Usage
 from ostro.routing.endpoints import Candidate
 
@@ -75,22 +76,14 @@ def chat_body(messages: Messages, stream: bool, options: Mapping[str, Any]) -> d
 
 
 def infer_body(inputs: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """Anything but text is refused: dropped silently, the answer would be to another question."""
-    for name in inputs:
-        if name != "text":
-            raise InvalidRequestError(
-                f"inputs['{name}'] was given, but this model takes text only.", param=f"inputs.{name}"
-            )
-    text = inputs.get("text")
-    if not isinstance(text, str) or not text:
-        raise InvalidRequestError("inputs needs a non-empty 'text'.", param="inputs.text")
-    return {"inputs": dict(inputs), **{name: value for name, value in options.items() if value is not None}}
+    """Raises InvalidRequestError for inputs that cannot be sent."""
+    return {"inputs": wire_inputs(inputs), **{name: value for name, value in options.items() if value is not None}}
 
 
 def infer_as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     """The same for servers that speak OpenAI's API alone."""
     options = {name: value for name, value in body.items() if name != "inputs"}
-    return {"messages": [{"role": "user", "content": body["inputs"]["text"]}], **options}
+    return {"messages": [{"role": "user", "content": as_content(body["inputs"])}], **options}
 
 
 def usage_of(body: Mapping[str, Any]) -> Usage:

@@ -73,9 +73,10 @@ class Client(Settings):
         temperature: float = 0.0,
         **options: Any,
     ) -> InferResult:
-        """Answer `inputs={"text": …}` on the node that `mode` ("auto", "edge" or "cloud") leads to.
+        """Answer `inputs={"text": …, "image": …, "audio": …}`, at least one of them, on the node that `mode` ("auto",
+        "edge" or "cloud") leads to. Images and sounds are bytes, the path of a file, base64 or a data URL.
 
-        Raises InvalidRequestError for inputs that no model here takes, and whatever the server answers.
+        Raises InvalidRequestError for inputs that cannot be sent, and whatever the server answers.
         """
         started = time.perf_counter()
         body = infer_body(inputs, model=model, max_tokens=max_tokens, temperature=temperature, **options)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from ostro.core.errors import InvalidRequestError, PromptTooLongError
+from ostro.core.media import MediaInput, MediaSpan
 from ostro.core.request import EngineRequest
 from ostro.core.sampling import MAX_COUNT, SEED_BOUND, SamplingParams
 
@@ -42,6 +43,8 @@ def expand(
     priority: int = 0,
     timeout_s: float | None = None,
     salt: str = "",
+    spans: Sequence[MediaSpan] = (),
+    media: Sequence[MediaInput] = (),
 ) -> list[EngineRequest]:
     """`params.n` engine requests, with everything decided that an engine must not decide by itself.
 
@@ -74,6 +77,8 @@ def expand(
             timeout_s=timeout_s,
             group=None if params.n == 1 else request_id,
             salt=salt,
+            spans=list(spans),
+            media=list(media),
         )
         for index in range(params.n)
     ]

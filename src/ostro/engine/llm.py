@@ -9,23 +9,27 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from ostro.core.errors import InvalidRequestError, OstroError, TokenizerError
 from ostro.core.expand import expand
 from ostro.core.ids import new_id
+from ostro.core.media import Prompt as RenderedPrompt
 from ostro.core.options import Device, DType, EngineOptions
 from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, ToolCall, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
+from ostro.media.parts import MediaSource, find_sources, put_back, read_source, split_inline
+from ostro.media.senses import read_senses
 from ostro.tokenizer import load_tokenizer
 from ostro.tokenizer.answers import CallArguments, CallStart, Part, Reasoning, Text
 from ostro.tokenizer.base import Tokenizer
 from ostro.tokenizer.parser import AnswerParser, PlainParser
 from ostro.weights.resolve import resolve_model
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | RenderedPrompt
 Message = Mapping[str, Any]
 Reader = AnswerParser | PlainParser
 
@@ -98,6 +102,7 @@ class LLM:
     def __init__(self, model: str | Path, device: Device = "auto", dtype: DType = "auto", **options: Any) -> None:
         folder = resolve_model(str(model))
         self.tokenizer: Tokenizer | None = load_tokenizer(folder)
+        self._senses = read_senses(folder)
         self.engine = Engine.load(
             EngineOptions(model=str(folder), name=str(model), device=device, dtype=dtype, **options)
         )
@@ -113,7 +118,7 @@ class LLM:
         *,
         progress: bool | None = None,
     ) -> list[RequestOutput]:
-        """Complete prompts (texts, token ids, or a mix), all in one batch; answers come in the prompts' order.
+        """Complete prompts (texts, token ids, rendered ones, or a mix), all in one batch; answers come in their order.
 
         params: one for all prompts, or one each. progress: a bar; None shows one on a terminal.
         Raises InvalidRequestError and PromptTooLongError before anything runs.
@@ -134,6 +139,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation or a list of them, rendered by the model's own chat template.
 
+        A user's content may hold parts `image_url` and `input_audio`, as data URLs, base64 or `file://` addresses.
         tools: functions that the answers may call, as OpenAI has them. reasoning_effort: for templates that have a
         place for it. Raises InvalidRequestError naming the field.
         """
@@ -143,11 +149,11 @@ class LLM:
         conversations = cast("list[Sequence[Message]]", [messages] if one else list(messages))
         tokenizer = self._tokenizer("chat")
         encoded = [
-            tokenizer.encode_chat([dict(m) for m in conversation], tools=tools, reasoning_effort=reasoning_effort)
+            tokenizer.render(self._read_media(conversation), tools=tools, reasoning_effort=reasoning_effort)
             for conversation in conversations
         ]
         readers = [
-            self._answer_reader(conversation, prompt, tools=bool(tools))
+            self._answer_reader(conversation, prompt.token_ids, tools=bool(tools))
             for conversation, prompt in zip(conversations, encoded, strict=True)
         ]
         return self._run(encoded, _one_each(params, len(encoded)), progress, readers)
@@ -167,12 +173,14 @@ class LLM:
         requests = [
             EngineRequest(
                 request_id=new_id("embd"),
-                prompt_token_ids=self._encode(prompt),
+                prompt_token_ids=prompt.token_ids,
+                spans=prompt.spans,
+                media=prompt.media,
                 params=_NO_ANSWER,
                 seed=0,
                 pooling=pooling,
             )
-            for prompt in _as_list(prompts)
+            for prompt in map(self._encode, _as_list(prompts))
         ]
         for request in requests:
             self.engine.check(request)
@@ -191,14 +199,25 @@ class LLM:
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the answer to one conversation as text pieces of whole characters."""
-        prompt = self._tokenizer("chat").encode_chat([dict(message) for message in messages])
-        reader = self._answer_reader(messages, prompt, tools=False)
+        prompt = self._tokenizer("chat").render(self._read_media(messages))
+        reader = self._answer_reader(messages, prompt.token_ids, tools=False)
         yield from self._stream(prompt, params or SamplingParams(), reader)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _encode(self, prompt: Prompt) -> RenderedPrompt:
+        if isinstance(prompt, RenderedPrompt):
+            return prompt
         if isinstance(prompt, str):
-            return self._tokenizer("a text prompt").encode(prompt)
-        return [int(token) for token in prompt]
+            return RenderedPrompt(self._tokenizer("a text prompt").encode(prompt))
+        return RenderedPrompt([int(token) for token in prompt])
+
+    def _read_media(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Messages as the tokenizer takes them. Raises InvalidRequestError naming the part that cannot be read."""
+        split = split_inline(messages, self._senses)
+        found = {}
+        for source in find_sources(split, self._senses):
+            data = _read_file(source) if source.data is None else source.data
+            found[source.place] = read_source(source, data, source.declared, self._senses)
+        return put_back(split, found)
 
     def _tokenizer(self, what: str) -> Tokenizer:
         if self.tokenizer is None:
@@ -207,7 +226,7 @@ class LLM:
 
     def _run(
         self,
-        prompts: list[list[int]],
+        prompts: list[RenderedPrompt],
         params: list[SamplingParams],
         progress: bool | None,
         readers: Sequence[Callable[[SamplingParams], Reader | None]],
@@ -287,7 +306,7 @@ class LLM:
         )
 
     def _stream(
-        self, prompt: list[int], params: SamplingParams, reader: Callable[[SamplingParams], Reader | None]
+        self, prompt: RenderedPrompt, params: SamplingParams, reader: Callable[[SamplingParams], Reader | None]
     ) -> Iterator[str]:
         if params.n != 1:
             raise InvalidRequestError("A stream has one answer; n must be 1.", param="n")
@@ -318,15 +337,21 @@ class _Job:
     def __init__(
         self,
         llm: LLM,
-        prompt: list[int],
+        prompt: RenderedPrompt,
         params: SamplingParams,
         reader: Callable[[SamplingParams], Reader | None],
     ) -> None:
-        self.prompt = prompt
+        self.prompt = prompt.token_ids
         if params.stop:
             llm._tokenizer("a stop string")
         self.requests: list[EngineRequest] = expand(
-            new_id("req"), prompt, params, eos_ids=llm._eos_ids, context=llm.engine.card.context
+            new_id("req"),
+            prompt.token_ids,
+            params,
+            spans=prompt.spans,
+            media=prompt.media,
+            eos_ids=llm._eos_ids,
+            context=llm.engine.card.context,
         )
         for request in self.requests:
             llm.engine.check(request)
@@ -390,9 +415,23 @@ def _add_parts(completion: Completion, parts: Sequence[Part]) -> None:
                 completion.tool_calls[index].arguments += text
 
 
+def _read_file(source: MediaSource) -> bytes:
+    """What a `file://` address holds; others would have to be fetched, which this process does not do by itself."""
+    url = source.url or ""
+    if not url.startswith("file://"):
+        raise InvalidRequestError(
+            f"{source.where} is an address. LLM fetches nothing: give a data URL, base64 or a file:// address.",
+            param=source.where,
+        )
+    try:
+        return Path(unquote(urlsplit(url).path)).read_bytes()
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"{source.where}: {url} cannot be read: {error}.", param=source.where) from error
+
+
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A text, or a flat list of token ids, is one prompt."""
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | RenderedPrompt):
         return [prompts]
     items = list(prompts)
     if items and all(isinstance(item, int) for item in items):

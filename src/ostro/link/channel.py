@@ -13,7 +13,8 @@ import msgspec
 from ostro.core.errors import LinkError
 from ostro.link.messages import FromEngine, ToEngine
 
-MAX_FRAME_BYTES = 64 * 1024 * 1024
+# Half an hour of sound takes 92 MB as an encoder wants it.
+MAX_FRAME_BYTES = 128 * 1024 * 1024
 
 _LENGTH = struct.Struct(">I")
 _ENCODER = msgspec.msgpack.Encoder()

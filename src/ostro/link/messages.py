@@ -13,6 +13,7 @@ from ostro.core.errors import (
     OstroError,
     QueueFullError,
 )
+from ostro.core.media import MediaInput
 from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEvent
 
 
@@ -67,7 +68,21 @@ _KINDS: dict[str, type[OstroError]] = {
 }
 
 
+class Provide(msgspec.Struct, frozen=True, tag="provide"):
+    """An image or a sound that requests after this one hold, until `Withdraw`: it crosses once for all of them."""
+
+    media: MediaInput
+
+
+class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):
+    """No request that comes holds this input."""
+
+    digest: str
+
+
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """request: without its media, which were provided."""
+
     request: EngineRequest
 
 
@@ -79,7 +94,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave now; what runs is dropped."""
 
 
-ToEngine = Submit | Abort | Shutdown
+ToEngine = Provide | Withdraw | Submit | Abort | Shutdown
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):

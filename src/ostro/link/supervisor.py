@@ -17,6 +17,7 @@ from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, EngineStats, ModelCard
 from ostro.link.channel import MAX_FRAME_BYTES
 from ostro.link.child import Child
+from ostro.link.media import SharedMedia
 from ostro.link.messages import Abort, Events, Fatal, Loading, Ready, Rejected, Shutdown, Submit, WireError
 from ostro.link.stream import TokenStream
 
@@ -85,6 +86,7 @@ class EngineProcess:
         self._start_seconds: float | None = None
         self._child: Child | None = None
         self._streams: dict[str, TokenStream] = {}
+        self._media = SharedMedia()
         self._idle = asyncio.Event()
         self._idle.set()
         self._settled = asyncio.Event()
@@ -172,8 +174,11 @@ class EngineProcess:
         if self._card is None or self._child is None or self.draining:
             raise NotReadyError(self.reason, retry_after=self.retry_after)
         try:
-            self._child.channel.send(Submit(request))
+            for message in self._media.take(request):
+                self._child.channel.send(message)
+            self._child.channel.send(Submit(msgspec.structs.replace(request, media=[])))
         except LinkError as error:
+            self._release(request.request_id)
             raise InvalidRequestError(
                 f"The request is too large to hand to the engine, the limit is {MAX_FRAME_BYTES} bytes.",
                 param="prompt",
@@ -221,9 +226,15 @@ class EngineProcess:
 
     def _forget(self, request_id: str) -> TokenStream | None:
         stream = self._streams.pop(request_id, None)
+        self._release(request_id)
         if not self._streams:
             self._idle.set()
         return stream
+
+    def _release(self, request_id: str) -> None:
+        for message in self._media.release(request_id):
+            if self._child is not None:
+                self._child.channel.send(message)
 
     async def _supervise(self) -> None:
         failures = 0
@@ -266,6 +277,7 @@ class EngineProcess:
         finally:
             self._child = None
             self._card = None
+            self._media.clear()
             self._settled.clear()
             self._past, self._stats = self.stats.ended(), EngineStats()
             if watching is not None:

@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from ostro.core.errors import LinkError, OstroError
+from ostro.core.media import MediaInput
 from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, EngineStats, ModelCard, TokensEvent
 from ostro.link.channel import EngineChannel
@@ -28,12 +29,14 @@ from ostro.link.messages import (
     Events,
     Fatal,
     Loading,
+    Provide,
     Ready,
     Rejected,
     Shutdown,
     Submit,
     ToEngine,
     WireError,
+    Withdraw,
 )
 
 _PROGRESS_EVERY_S = 0.1
@@ -115,12 +118,17 @@ def _reporter(channel: EngineChannel) -> Progress:
 
 
 def _loop(engine: StepEngine, channel: EngineChannel, inbox: queue.SimpleQueue[ToEngine]) -> None:
+    provided: dict[str, MediaInput] = {}
     while True:
         messages = _drain(inbox, wait=not engine.has_work)
         for message in messages:
             match message:
+                case Provide(media):
+                    provided[media.digest] = media
+                case Withdraw(digest):
+                    provided.pop(digest, None)
                 case Submit(request):
-                    _add(engine, channel, request)
+                    _add(engine, channel, _with_media(request, provided))
                 case Abort(request_id):
                     engine.abort(request_id)
                 case Shutdown():
@@ -138,6 +146,12 @@ def _drain(inbox: queue.SimpleQueue[ToEngine], *, wait: bool) -> list[ToEngine]:
             messages.append(inbox.get_nowait())
         except queue.Empty:
             return messages
+
+
+def _with_media(request: EngineRequest, provided: dict[str, MediaInput]) -> EngineRequest:
+    digests = dict.fromkeys(span.digest for span in request.spans)
+    media = [provided[digest] for digest in digests if digest in provided]
+    return msgspec.structs.replace(request, media=media) if media else request
 
 
 def _add(engine: StepEngine, channel: EngineChannel, request: EngineRequest) -> None:

@@ -1,6 +1,7 @@
 """Images from bytes to what Pixtral's encoder takes: read carefully, sized to whole tokens, normalised.
 
-There are two references, which differ: mistral-common, which Mistral's own models are served with (`mistral` here), and the image processor of transformers, for folders that bring its config and no tokenizer of Mistral's.
+There are two references, which differ: mistral-common, which Mistral's own models are served with (`mistral` here), and
+the image processor of transformers, for folders that bring its config and no tokenizer of Mistral's.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from fastapi import Request, Response
 
 from ostro.core.errors import OstroError, PromptTooLongError
 from ostro.core.expand import expand
+from ostro.core.media import Prompt
 from ostro.core.request import TokenLogprobs, ToolCall, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.server.context import ServerContext
@@ -151,7 +152,7 @@ async def stream(
 def submit(
     context: ServerContext,
     model: ServedModel,
-    prompts: Sequence[list[int]],
+    prompts: Sequence[Prompt],
     params: SamplingParams,
     reader: Callable[[], AnswerReader],
     *,
@@ -170,8 +171,10 @@ def submit(
         try:
             group = expand(
                 request_id if len(prompts) == 1 else f"{request_id}-p{index}",
-                prompt,
+                prompt.token_ids,
                 params,
+                spans=prompt.spans,
+                media=prompt.media,
                 eos_ids=eos_ids,
                 context=card.context,
                 priority=priority,

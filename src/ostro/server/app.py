@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ostro.server.batch import BatchRunner
 from ostro.server.batch.runner import IN_FLIGHT
 from ostro.server.context import ServerContext
 from ostro.server.grammar_check import GrammarChecker
+from ostro.server.media_reading import MediaReader
 from ostro.server.models import Models, ServedModel
 from ostro.server.pins import ReleasePins
 from ostro.server.pool import PoolOptions
@@ -44,6 +45,7 @@ from ostro.web.auth import ApiKeyGate
 from ostro.web.body import BODY_S, MAX_BODY_BYTES, BodyLimit, handle_bad_parameter
 from ostro.web.cors import add_cors
 from ostro.web.errors import ErrorBoundary, handle_http_exception, handle_ostro_error
+from ostro.web.fetching import MediaFetcher
 from ostro.web.head import HeadAsGet
 from ostro.web.hosts import LoopbackHosts
 from ostro.web.images import MAX_IMAGE_BYTES
@@ -67,6 +69,7 @@ def create_app(
     heartbeat_s: float = HEARTBEAT_S,
     store: Path | str | None = None,
     max_upload_bytes: int = files.MAX_UPLOAD_BYTES,
+    media_from: Sequence[str] = (),
     batch_in_flight: int = IN_FLIGHT,
 ) -> FastAPI:
     """The ASGI application of a node. Its lifespan starts the engines and closes them.
@@ -81,10 +84,13 @@ def create_app(
     store: the file or sqlite URL that keeps stored answers, files and jobs; None keeps them in memory. Raises
         ConfigError where it cannot be opened.
     max_upload_bytes: most bytes of an uploaded file. batch_in_flight: requests of batch jobs that run at a time.
+    media_from: hosts that images and sounds may be fetched from, such as "example.org", "*.example.org" or "*"; none
+        otherwise.
     """
     known = Models(served, pool)
     database = Database(store)
     grammars = GrammarChecker()
+    media = MediaReader(MediaFetcher(media_from, max_bytes=max_image_bytes))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -95,6 +101,7 @@ def create_app(
         finally:
             await runner.close()
             await grammars.close()
+            await media.close()
             await known.close()
             database.close()
 
@@ -114,6 +121,7 @@ def create_app(
         database=database,
         batches=runner,
         grammars=grammars,
+        media=media,
         heartbeat_s=heartbeat_s,
     )
     answering = (chat, completions, fim, infer, responses, messages, embeddings, moderations, tokens)

@@ -11,6 +11,7 @@ import msgspec
 from ostro.core import constraints
 from ostro.core.constraints import ResponseFormat, ToolPolicy
 from ostro.core.errors import InvalidRequestError
+from ostro.core.media import Prompt
 from ostro.core.sampling import SamplingParams
 from ostro.server.answering import submit
 from ostro.server.context import ServerContext
@@ -67,14 +68,14 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
 
     Raises InvalidRequestError naming the field, PromptTooLongError, NotReadyError, QueueFullError.
     """
-    prompt = await render(model, spec)
-    params = await _constrained(context, model, spec, prompt)
+    prompt = await render(context, model, spec)
+    params = await _constrained(context, model, spec, prompt.token_ids)
     return submit(
         context,
         model,
         [prompt],
         params,
-        _reader(model, spec, prompt, continuation=continues(spec)),
+        _reader(model, spec, prompt.token_ids, continuation=continues(spec)),
         request_id=request_id,
         priority=spec.priority,
         timeout_s=spec.timeout,
@@ -83,9 +84,9 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
     )
 
 
-async def render(model: ServedModel, spec: ChatSpec) -> list[int]:
-    """The tokens that ask for the answer. Raises InvalidRequestError naming the field."""
-    messages = [dict(message) for message in spec.messages]
+async def render(context: ServerContext, model: ServedModel, spec: ChatSpec) -> Prompt:
+    """The prompt that asks for the answer. Raises InvalidRequestError naming the field."""
+    messages = await context.media.read(spec.messages, model.senses)
     if spec.safe_prompt:
         read_messages(messages, continue_final=spec.continue_final)  # errors tell places as the client counts them
         messages = _careful(messages)
@@ -96,7 +97,7 @@ async def render(model: ServedModel, spec: ChatSpec) -> list[int]:
         options["reasoning_effort"] = spec.reasoning_effort
     if spec.continue_final:
         options["continue_final"] = True
-    return await model.encode_chat(messages, **options)
+    return await model.render(messages, **options)
 
 
 async def constrained(

@@ -9,6 +9,7 @@ from fastapi import Request
 from ostro.observability.metrics import ServerMetrics
 from ostro.server.batch import BatchRunner
 from ostro.server.grammar_check import GrammarChecker
+from ostro.server.media_reading import MediaReader
 from ostro.server.models import Models
 from ostro.server.readiness import Readiness
 from ostro.storage import Database
@@ -22,6 +23,7 @@ class ServerContext:
     database: Database
     batches: BatchRunner
     grammars: GrammarChecker
+    media: MediaReader
     heartbeat_s: float
 
 

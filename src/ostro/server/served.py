@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ostro.core.errors import InvalidRequestError, NotReadyError
+from ostro.core.media import Prompt
 from ostro.core.protocols import EngineService
 from ostro.core.request import ModelCard
+from ostro.media.senses import Senses
 from ostro.tokenizer.base import Tokenizer
 
 T = TypeVar("T")
@@ -21,11 +23,13 @@ _INLINE_CHARACTERS = 2_000
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model: its engine, wherever that runs, and its tokenizer; None takes and gives token ids only."""
+    """One model: its engine, wherever that runs, its tokenizer, without which it takes and gives token ids only, and
+    how it wants images and sounds."""
 
     name: str
     engine: EngineService
     tokenizer: Tokenizer | None
+    senses: Senses = Senses()  # noqa: RUF009 - it is frozen
     created: int = field(default_factory=lambda: int(time.time()))
 
     def ready_card(self) -> ModelCard:
@@ -47,15 +51,15 @@ class ServedModel:
         tokenizer = self.text_tokenizer(param)
         return await off_loop(lambda: tokenizer.encode(text, bos=bos), len(text))
 
-    async def encode_chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
-        """Token ids of a conversation in the model's own template; options are `Tokenizer.encode_chat`'s.
+    async def render(self, messages: list[dict[str, Any]], **options: Any) -> Prompt:
+        """A conversation in the model's own template, its media read; options are `Tokenizer.render`'s.
 
         Raises InvalidRequestError.
         """
         tokenizer = self.text_tokenizer("messages")
-        size = sum(len(str(message.get(name, ""))) for message in messages for name in ("content", "tool_calls"))
+        size = sum(_size(message.get(name)) for message in messages for name in ("content", "tool_calls"))
         size += len(str(options["tools"])) if "tools" in options else 0
-        return await off_loop(lambda: tokenizer.encode_chat(messages, **options), size)
+        return await off_loop(lambda: tokenizer.render(messages, **options), size)
 
     async def encode_fim(self, prompt: str, suffix: str) -> list[int]:
         """Token ids that ask for what is between. Raises InvalidRequestError for a model that cannot."""
@@ -71,6 +75,13 @@ class ServedModel:
                 param=param,
             )
         return self.tokenizer
+
+
+def _size(content: object) -> int:
+    """About how many characters; what was read of an image is none."""
+    if isinstance(content, list):
+        return sum(_size({k: v for k, v in part.items() if k != "media"}) for part in content if isinstance(part, dict))
+    return len(str(content))
 
 
 async def off_loop(work: Callable[[], T], size: int) -> T:

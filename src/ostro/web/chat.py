@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ostro.core.constraints import ToolPolicy
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
+from ostro.media.parts import KINDS
 from ostro.web.bounded import Many
 from ostro.web.tools import MAX_TOOLS, ToolChoice, tool_policy
 from ostro.web.wire import GenerationRequest, UsageInfo
@@ -21,15 +22,18 @@ MAX_MESSAGES = 4096
 
 
 class ContentPart(BaseModel):
-    """A piece of a message's content: text, or what an assistant thought (Mistral's `thinking`).
+    """A piece of a message's content: text, what an assistant thought (Mistral's `thinking`), an image or a sound.
 
-    Other kinds are refused: this server's models read text only.
+    image_url: a data URL, or an address where the server may fetch it; also as `{"url": …}`. input_audio: base64, as
+    `{"data": …, "format": …}` or, as Mistral has it, plain. Models without the sense refuse them.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     type: str
     text: str | None = None
+    image_url: str | dict[str, Any] | None = None
+    input_audio: str | dict[str, Any] | None = None
 
 
 class ChatMessage(BaseModel):
@@ -45,7 +49,8 @@ class ChatMessage(BaseModel):
     prefix: bool | None = None
 
     def plain(self, index: int) -> dict[str, Any]:
-        """The message as a tokenizer's template takes it. Raises InvalidRequestError for parts that are no text."""
+        """The message as a tokenizer's template takes it, its media unread. Raises InvalidRequestError for parts of
+        unknown types."""
         if isinstance(self.content, list):
             for number, part in enumerate(self.content):
                 _check_part(part, f"messages[{index}].content[{number}]")
@@ -53,11 +58,11 @@ class ChatMessage(BaseModel):
 
 
 def _check_part(part: ContentPart, where: str) -> None:
-    if part.type == "thinking":
+    if part.type == "thinking" or part.type in KINDS:
         return
     if part.type not in ("text", "refusal"):
         raise InvalidRequestError(
-            f"{where} is of type '{part.type}', but this model takes text only.",
+            f"{where} is of type '{part.type[:40]}'; known are text, image_url, input_audio and thinking.",
             param=f"{where}.type",
             code="unsupported_content",
         )

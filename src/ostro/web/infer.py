@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -10,26 +13,60 @@ from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.web.wire import GenerationRequest, UsageInfo
 
+# In the order in which a model gets them: what is asked comes last.
+INPUTS = ("image", "audio", "text")
+_PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "image": lambda value: {"type": "image_url", "image_url": {"url": value}},
+    "audio": lambda value: {"type": "audio_url", "audio_url": {"url": value}},
+    "text": lambda value: {"type": "text", "text": value},
+}
+_PLACE = re.compile(r"\bmessages\[0\](?:\.content(?:\[(\d+)\])?)?[\w.]*")
+
 
 class InferRequest(GenerationRequest):
-    """inputs: `{"text": …}`. The sampling fields are those of chat; temperature is 0 unless it is given.
+    """inputs: `{"text": …, "image": …, "audio": …}`, at least one of them; images and sounds in base64 or as data
+    URLs.
 
-    There is one answer, and it comes whole.
+    A text may hold them inline: `<image>…</image>`. The sampling fields are those of chat; temperature is 0 unless it
+    is given. There is one answer, and it comes whole.
     """
 
     inputs: dict[str, Any]
 
-    def text(self) -> str:
-        """Raises InvalidRequestError naming the input that is missing or that no model here takes."""
+    def content(self) -> str | list[dict[str, Any]]:
+        """The inputs as a message's content. Raises InvalidRequestError naming the input that is missing or unknown."""
         for name in self.inputs:
-            if name != "text":
+            if name not in INPUTS:
                 raise InvalidRequestError(
-                    f"inputs['{name[:40]}'] was given, but this model takes text only.", param=f"inputs.{name[:40]}"
+                    f"inputs['{name[:40]}'] was given; known inputs are {', '.join(INPUTS)}.",
+                    param=f"inputs.{name[:40]}",
                 )
-        text = self.inputs.get("text")
-        if not isinstance(text, str) or not text:
-            raise InvalidRequestError("inputs needs a non-empty 'text'.", param="inputs.text")
-        return text
+        given = {name: self.inputs[name] for name in INPUTS if self.inputs.get(name) is not None}
+        for name, value in given.items():
+            if not isinstance(value, str) or not value:
+                raise InvalidRequestError(f"inputs['{name}'] must be a non-empty string.", param=f"inputs.{name}")
+        if not given:
+            raise InvalidRequestError(f"inputs needs one of {', '.join(INPUTS)}.", param="inputs.text")
+        if list(given) == ["text"]:
+            return str(given["text"])
+        return [_PARTS[name](value) for name, value in given.items()]
+
+    @contextmanager
+    def own_words(self) -> Iterator[None]:
+        """Errors that name parts of a message, by the names of the inputs."""
+        names = [name for name in INPUTS if self.inputs.get(name) is not None]
+
+        def named(found: re.Match[str]) -> str:
+            number = int(found[1] or 0)
+            return f"inputs.{names[number] if number < len(names) else 'text'}"
+
+        try:
+            yield
+        except InvalidRequestError as error:
+            error.message = _PLACE.sub(named, error.message)
+            error.args = (error.message,)
+            error.param = None if error.param is None else _PLACE.sub(named, error.param)
+            raise
 
     def ignored(self) -> list[str]:
         """Known fields that ask for what there is no place for."""

@@ -13,15 +13,16 @@ from ostro.web.text_or import OTHER, TEXT, TextOr
 
 _STRICT = ConfigDict(extra="allow", strict=True)
 
+_PARTS = ("text", "thinking", "image")
 _KINDS = {
-    "user": ("text", "tool_result"),
+    "user": ("text", "image", "tool_result"),
     "assistant": ("text", "thinking", "redacted_thinking", "tool_use"),
     "system": ("text",),
 }
 
 
 class TextOnly(BaseModel):
-    """A block where only text can be. Other kinds are refused: this server's models read text only."""
+    """A block where only text can be. Other kinds are refused."""
 
     model_config = _STRICT
 
@@ -32,11 +33,23 @@ class TextOnly(BaseModel):
 Texts = Annotated[Annotated[str, TEXT] | Annotated[Many[TextOnly], OTHER], TextOr]
 
 
+class ImageSource(BaseModel):
+    """data: base64, with the media_type, for type "base64". url: for type "url"."""
+
+    model_config = _STRICT
+
+    type: str
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+
 class MessageBlock(BaseModel):
     """A block of a message; which fields it has depends on its type.
 
-    text: text. thinking: thinking; its signature is not looked at. redacted_thinking: nothing that a model could read.
-    tool_use: id, name and input. tool_result: tool_use_id, content and is_error.
+    text: text. image: source, which is base64 or a url. thinking: thinking; its signature is not looked at.
+    redacted_thinking: nothing that a model could read. tool_use: id, name and input. tool_result: tool_use_id, content
+    and is_error.
     """
 
     model_config = _STRICT
@@ -50,6 +63,7 @@ class MessageBlock(BaseModel):
     tool_use_id: str | None = None
     content: Texts | None = None
     is_error: bool | None = None
+    source: ImageSource | None = None
 
 
 class InputMessage(BaseModel):
@@ -63,7 +77,7 @@ def chat_messages(system: str | Sequence[TextOnly] | None, messages: Sequence[In
     """The conversation as OpenAI has it.
 
     Results of calls become messages of their own, before whatever else their message says. Raises InvalidRequestError
-    for blocks that are no text, and for calls and results that do not belong together.
+    for blocks of unknown types, and for calls and results that do not belong together.
     """
     chat: list[dict[str, Any]] = []
     if system:
@@ -133,7 +147,7 @@ def _chat_message(where: str, message: InputMessage, calls: _Calls) -> list[dict
     results = [
         calls.answer(f"{where}[{index}]", block) for index, block in enumerate(blocks) if block.type == "tool_result"
     ]
-    parts = [_part(where, index, block) for index, block in enumerate(blocks) if block.type in ("text", "thinking")]
+    parts = [_part(where, index, block) for index, block in enumerate(blocks) if block.type in _PARTS]
     if results and not parts:
         return results
     calls.check_answered()
@@ -144,8 +158,8 @@ def _chat_message(where: str, message: InputMessage, calls: _Calls) -> list[dict
 def _check_kind(where: str, role: str, block: MessageBlock) -> None:
     if block.type not in _KINDS[role]:
         raise InvalidRequestError(
-            f"{where} is of type {block.type[:40]!r}, but this model takes text only: in a message of role '{role}' "
-            f"blocks of type {', '.join(_KINDS[role])}.",
+            f"{where} is of type {block.type[:40]!r}; a message of role '{role}' takes blocks of type "
+            f"{', '.join(_KINDS[role])}.",
             param=f"{where}.type",
             code="unsupported_content",
         )
@@ -154,9 +168,26 @@ def _check_kind(where: str, role: str, block: MessageBlock) -> None:
 def _part(where: str, index: int, block: MessageBlock) -> dict[str, Any]:
     if block.type == "text":
         return _text(where, index, block)
+    if block.type == "image":
+        return _image(f"{where}[{index}]", block.source)
     if block.thinking is None:
         raise missing(f"{where}[{index}].thinking")
     return {"type": "thinking", "thinking": block.thinking}
+
+
+def _image(where: str, source: ImageSource | None) -> dict[str, Any]:
+    if source is None:
+        raise missing(f"{where}.source")
+    if source.type not in ("base64", "url"):
+        raise InvalidRequestError(
+            f"{where}.source is of type {source.type[:40]!r}; it can be 'base64' or 'url'.",
+            param=f"{where}.source.type",
+        )
+    field = "data" if source.type == "base64" else "url"
+    value = getattr(source, field)
+    if value is None:
+        raise missing(f"{where}.source.{field}")
+    return {"type": "image_url", "image_url": {field: value, "media_type": source.media_type}}
 
 
 def _text(where: str, index: int, block: TextOnly | MessageBlock) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 
 class Capabilities(msgspec.Struct):
-    """As Mistral's API names them."""
+    """As Mistral's API names them; audio beside them."""
 
     completion_chat: bool
     function_calling: bool
@@ -17,6 +17,7 @@ class Capabilities(msgspec.Struct):
     reasoning: bool
     fine_tuning: bool
     vision: bool
+    audio: bool
 
 
 class ModelInfo(msgspec.Struct, kw_only=True):

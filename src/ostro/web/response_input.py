@@ -18,16 +18,17 @@ _STRICT = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
 
 class InputPart(BaseModel):
-    """A piece of content: `input_text` or `output_text`, an assistant's `refusal`, or a thought's `reasoning_text`.
-
-    Other kinds are refused: this server's models read text only.
-    """
+    """A piece of content: `input_text` or `output_text`, `input_image`, `input_audio`, an assistant's `refusal`, or a
+    thought's `reasoning_text`. Other kinds are refused."""
 
     model_config = _STRICT
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | None = None
+    detail: str | None = None
+    input_audio: dict[str, str] | None = None
 
 
 Parts = Annotated[Many[InputPart], Field(max_length=MAX_ITEMS)]

@@ -15,6 +15,19 @@ class InputText(msgspec.Struct, frozen=True, tag_field="type", tag="input_text")
     text: str
 
 
+class InputImage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="input_image"):
+    """image_url: a data URL or an address. detail: kept for whoever reads it; images have one size here."""
+
+    image_url: str
+    detail: str = "auto"
+
+
+class InputAudio(msgspec.Struct, frozen=True, tag_field="type", tag="input_audio"):
+    """input_audio: base64 as `data`, and its `format`."""
+
+    input_audio: dict[str, str]
+
+
 class OutputText(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="output_text"):
     """logprobs: empty unless they were asked for. annotations: always empty, nothing here cites."""
 
@@ -37,7 +50,7 @@ class SummaryText(msgspec.Struct, frozen=True, tag_field="type", tag="summary_te
     text: str
 
 
-MessagePart = InputText | OutputText | Refusal
+MessagePart = InputText | InputImage | InputAudio | OutputText | Refusal
 
 
 class MessageItem(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):

@@ -11,8 +11,11 @@ from ostro.core.errors import InvalidRequestError
 from ostro.web.response_items import (
     FunctionCallItem,
     FunctionCallOutputItem,
+    InputAudio,
+    InputImage,
     Item,
     MessageItem,
+    MessagePart,
     ReasoningItem,
     Refusal,
 )
@@ -26,6 +29,8 @@ _NAMES = {
     "tool_choice.allowed_tools": "tool_choice.tools",
 }
 _MESSAGE = re.compile(r"\bmessages\[(\d+)\](?:\.tool_calls\[(\d+)\](?:\.function)?(\.\w+)?)?[\w.\[\]]*")
+
+_PART = re.compile(r"\.content\[\d+\][\w.]*")
 
 
 class ChatMessages:
@@ -94,7 +99,12 @@ class ChatMessages:
             if found.group(2) is not None:
                 call = self._call_origins.get((number, int(found.group(2))), "input")
                 return call + (found.group(3) or "" if call.startswith("input[") else "")
-            return self.origins[number] if number < len(self.origins) else "input"
+            if number >= len(self.origins):
+                return "input"
+            # A user's message is one item, so that its parts are where they were.
+            own = self.origins[number].startswith("input[") and self.messages[number]["role"] == "user"
+            part = _PART.search(found.group()) if own else None
+            return self.origins[number] + ("" if part is None else part.group().replace("image_url.url", "image_url"))
 
         text = _MESSAGE.sub(origin, text)
         text = re.sub(r"\b(these )?messages\b", lambda found: "this input" if found.group(1) else "input", text)
@@ -143,9 +153,15 @@ class ChatMessages:
 
 
 def _parts(item: MessageItem) -> Sequence[dict[str, Any]]:
-    return [
-        {"type": "refusal", "refusal": part.refusal}
-        if isinstance(part, Refusal)
-        else {"type": "text", "text": part.text}
-        for part in item.content
-    ]
+    return [_part(part) for part in item.content]
+
+
+def _part(part: MessagePart) -> dict[str, Any]:
+    match part:
+        case Refusal(refusal):
+            return {"type": "refusal", "refusal": refusal}
+        case InputImage():
+            return {"type": "image_url", "image_url": {"url": part.image_url}}
+        case InputAudio(input_audio):
+            return {"type": "input_audio", "input_audio": input_audio}
+    return {"type": "text", "text": part.text}

@@ -13,6 +13,8 @@ from ostro.web.response_input import InputItem, InputPart, missing
 from ostro.web.response_items import (
     FunctionCallItem,
     FunctionCallOutputItem,
+    InputAudio,
+    InputImage,
     InputText,
     Item,
     ItemStatus,
@@ -96,6 +98,10 @@ def _message(where: str, own_id: str, item: InputItem) -> MessageItem:
 def _part(where: str, role: str, part: InputPart) -> MessagePart:
     if part.type == "refusal" and role == "assistant":
         return Refusal(_needed(where, "refusal", part.refusal))
+    if role == "user" and part.type == "input_image":
+        return InputImage(image_url=_needed(where, "image_url", part.image_url), detail=part.detail or "auto")
+    if role == "user" and part.type == "input_audio":
+        return InputAudio(_needed(where, "input_audio", part.input_audio))
     text = _text(where, part)
     return OutputText(text=text) if role == "assistant" else InputText(text)
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from ostro.core.constraints import ResponseFormat
 from ostro.core.errors import InvalidRequestError
 from ostro.core.ids import new_id
+from ostro.core.media import Prompt as TokenPrompt
 from ostro.core.sampling import SamplingParams
 from ostro.server.answering import Job, answer, plain_reader, submit
 from ostro.server.chatting import constrained
@@ -51,7 +52,7 @@ async def _answer(
     generation = submit(
         context,
         model,
-        encoded,
+        [TokenPrompt(ids) for ids in encoded],
         params,
         plain_reader(model, params),
         request_id=job.id,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from ostro.core.constraints import ResponseFormat
 from ostro.core.ids import new_id
+from ostro.core.media import Prompt
 from ostro.core.sampling import SamplingParams
 from ostro.server.answering import Job, answer, plain_reader, submit
 from ostro.server.chatting import constrained
@@ -41,7 +42,7 @@ async def _answer(
     generation = submit(
         context,
         model,
-        [prompt],
+        [Prompt(prompt)],
         params,
         plain_reader(model, params),
         request_id=job.id,

@@ -23,7 +23,7 @@ router = APIRouter(tags=["infer"])
 async def infer(request: Request, context: Annotated[ServerContext, Depends(context_of)]) -> Response:
     body = await read_json(request, InferRequest)
     spec = ChatSpec(
-        messages=[{"role": "user", "content": body.text()}],
+        messages=[{"role": "user", "content": body.content()}],
         params=body.params(),
         response=body.response(),
         priority=body.priority or 0,
@@ -33,7 +33,8 @@ async def infer(request: Request, context: Annotated[ServerContext, Depends(cont
     )
     model = await context.models.use(request, body.model)
     answer_id = new_id("infer")
-    generation = await start_chat(context, model, spec, answer_id)
+    with body.own_words():
+        generation = await start_chat(context, model, spec, answer_id)
     try:
         (choice,) = await while_connected(request, gather(generation))
     finally:

@@ -70,8 +70,8 @@ async def count_tokens(request: Request, context: Annotated[ServerContext, Depen
     model = context.models.find(body.model)
     spec = _spec(body, SamplingParams())
     with _in_their_words(body):
-        prompt = await render(model, spec)
-    return json_response(TokenCount(len(prompt)), body.ignored_header())
+        prompt = await render(context, model, spec)
+    return json_response(TokenCount(len(prompt.token_ids)), body.ignored_header())
 
 
 def _spec(
@@ -102,6 +102,10 @@ def _in_their_words(body: CountTokensRequest) -> Iterator[None]:
     except InvalidRequestError as error:
         if error.param is not None and error.param.startswith("tools["):
             error.param, error.message = _tool_words(error.param), _tool_words(error.message)
+        elif error.param is not None:
+            error.param, error.message = (
+                text.replace(".image_url", ".source") for text in (error.param, error.message)
+            )
         raise
 
 

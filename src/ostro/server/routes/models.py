@@ -76,7 +76,8 @@ def _describe(context: ServerContext, model: ServedModel) -> dict[str, Any]:
             "completion_fim": model.tokenizer is not None and model.tokenizer.can_fill_in_middle,
             "reasoning": model.tokenizer is not None and model.tokenizer.can_reason,
             "fine_tuning": False,
-            "vision": False,
+            "vision": model.senses.image is not None,
+            "audio": model.senses.audio is not None,
         },
     }
     if card is not None:

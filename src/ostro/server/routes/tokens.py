@@ -32,7 +32,7 @@ async def tokenize(request: Request, context: Annotated[ServerContext, Depends(c
     if body.prompt is not None:
         ids = await model.encode(body.prompt, bos=body.add_special_tokens is not False)
     else:
-        ids = await _encode_chat(model, body, ignored)
+        ids = await _render(context, model, body, ignored)
     tokenizer = model.text_tokenizer("prompt")
     card = model.engine.card
     strings = await off_loop(lambda: _strings(tokenizer, ids), len(ids)) if body.return_token_strs else None
@@ -58,7 +58,7 @@ async def detokenize(request: Request, context: Annotated[ServerContext, Depends
     return _json(Detokenized(text), body.ignored_header())
 
 
-async def _encode_chat(model: ServedModel, body: TokenizeRequest, ignored: list[str]) -> list[int]:
+async def _render(context: ServerContext, model: ServedModel, body: TokenizeRequest, ignored: list[str]) -> list[int]:
     """Token ids of the body's conversation; names of fields that the model has no place for go to `ignored`."""
     assert body.messages is not None
     options: dict[str, Any] = {}
@@ -71,7 +71,8 @@ async def _encode_chat(model: ServedModel, body: TokenizeRequest, ignored: list[
             options["reasoning_effort"] = body.reasoning_effort
         else:
             ignored.append("reasoning_effort")
-    return await model.encode_chat([message.plain(index) for index, message in enumerate(body.messages)], **options)
+    messages = [message.plain(index) for index, message in enumerate(body.messages)]
+    return (await model.render(await context.media.read(messages, model.senses), **options)).token_ids
 
 
 def _strings(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

@@ -1,0 +1,205 @@
+"""Media in the content of messages, in all the ways that clients write them: found, taken out of base64, put back read.
+
+Known are OpenAI's `image_url` and `input_audio`, Mistral's (the same names with plain strings), and `audio_url` as
+other servers have it. Addresses are left to whoever may fetch.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from ostro.core.errors import InvalidRequestError
+from ostro.core.media import MediaInput
+from ostro.media.audio import read_audio
+from ostro.media.image import read_image
+from ostro.media.senses import Senses
+
+MAX_MEDIA = 32
+# How parts are named, and what they hold.
+KINDS = {
+    "image_url": "image",
+    "image": "image",
+    "input_image": "image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "audio": "audio",
+    "video_url": "video",
+    "file": "file",
+}
+_WHITESPACE = re.compile(rb"\s+")
+# Media within a text: `<image>…</image>` around base64, a data URL or an address. Anything else there stays text.
+_INLINE = re.compile(r"<(image|audio)>\s*((?:data:|https?://)[^<\s]+|[A-Za-z0-9+/\s]{32,}={0,2}\s*)</\1>")
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MediaSource:
+    """One image or sound as it was sent. place: numbers of its message and of its part. where: the field.
+
+    data: its bytes; None where there is only an address in `url`. declared: the type that it is said to be of.
+    """
+
+    place: Place
+    where: str
+    modality: str
+    data: bytes | None = None
+    url: str | None = None
+    declared: str | None = None
+
+
+def split_inline(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[dict[str, Any]]:
+    """Messages whose users' texts hold media inline, with parts in their place; the others as they are."""
+    return [_split_message(message, senses) for message in messages]
+
+
+def find_sources(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[MediaSource]:
+    """Every image and sound of a conversation, in order.
+
+    Raises InvalidRequestError naming the field for media that the model does not sense, that are too many, or that are
+    no base64.
+    """
+    sources: list[MediaSource] = []
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(content, list | tuple):
+            continue
+        for number, part in enumerate(content):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if isinstance(kind, str) and kind in KINDS:
+                where = f"messages[{index}].content[{number}]"
+                _require_sense(where, kind, senses)
+                sources.append(_source(where, (index, number), kind, part))
+                if len(sources) > MAX_MEDIA:
+                    raise InvalidRequestError(
+                        f"The messages hold more than {MAX_MEDIA} images and sounds, which is the limit. Send fewer.",
+                        param=where,
+                        code="too_many_media",
+                    )
+    return sources
+
+
+def read_source(source: MediaSource, data: bytes, declared: str | None, senses: Senses) -> MediaInput:
+    """A source's bytes as the model's encoder takes them. Raises InvalidRequestError naming the field."""
+    try:
+        if source.modality == "image":
+            assert senses.image is not None
+            return read_image(data, senses.image, declared=declared)
+        assert senses.audio is not None
+        return read_audio(data, senses.audio, declared=declared)
+    except InvalidRequestError as error:
+        error.message = f"{source.where}: {error.message}"
+        error.args = (error.message,)
+        error.param = source.where
+        raise
+
+
+def put_back(messages: Sequence[Mapping[str, Any]], found: Mapping[Place, MediaInput]) -> list[dict[str, Any]]:
+    """Messages with what was read in place of what was sent, as tokenizers take them."""
+    done = []
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list | tuple):
+            content = [
+                {"type": "media", "media": found[index, number]} if (index, number) in found else part
+                for number, part in enumerate(content)
+            ]
+        done.append({**message, "content": content})
+    return done
+
+
+def decode_base64(text: str, where: str) -> bytes:
+    """Bytes of base64, whitespace in it allowed, padding optional. Raises InvalidRequestError naming the field."""
+    try:
+        plain = _WHITESPACE.sub(b"", text.encode("ascii")).rstrip(b"=")
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise InvalidRequestError(f"{where} is not valid base64 ({str(error)[:60]}).", param=where) from error
+
+
+def decode_data_url(url: str, where: str) -> tuple[bytes, str | None]:
+    """Bytes of a `data:` URL and the type that it declares. Raises InvalidRequestError naming the field."""
+    head, comma, payload = url[5:].partition(",")
+    if not comma:
+        raise InvalidRequestError(f"{where} is a data URL without a comma: data:image/png;base64,….", param=where)
+    fields = [field.strip() for field in head.split(";")]
+    declared = fields[0].lower() or None
+    if "base64" in (field.lower() for field in fields[1:]):
+        return decode_base64(
+            unquote_to_bytes(payload).decode("latin-1") if "%" in payload else payload, where
+        ), declared
+    return unquote_to_bytes(payload), declared
+
+
+def _require_sense(where: str, kind: str, senses: Senses) -> None:
+    modality = KINDS[kind]
+    has = {"image": senses.image is not None, "audio": senses.audio is not None}
+    if not has.get(modality, False):
+        known = " and ".join(["text", *(f"{name}s" for name, there in has.items() if there)])
+        raise InvalidRequestError(
+            f"{where} is of type '{kind}' ({modality}), but this model takes {known if senses else 'text only'}.",
+            param=f"{where}.type",
+            code="unsupported_content",
+        )
+
+
+def _source(where: str, place: Place, kind: str, part: Mapping[str, Any]) -> MediaSource:
+    modality = KINDS[kind]
+    field = kind if kind in part else next((name for name in KINDS if name in part and KINDS[name] == modality), kind)
+    value, declared = part.get(field), None
+    where = f"{where}.{field}"
+    if isinstance(value, Mapping):
+        inner = next((name for name in ("url", "data") if value.get(name) is not None), "url")
+        declared = value.get("format") or value.get("media_type")
+        value, where = value.get(inner), f"{where}.{inner}"
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequestError(f"{where} must be a data URL or base64, as a string.", param=where)
+    if declared is not None and not isinstance(declared, str):
+        raise InvalidRequestError(f"{where}: its format must be a string.", param=where)
+    value = value.strip()
+    if value[:5].lower() == "data:":
+        data, said = decode_data_url(value, where)
+        return MediaSource(place, where, modality, data=data, declared=declared or said)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", value):
+        return MediaSource(place, where, modality, url=value, declared=declared)
+    return MediaSource(place, where, modality, data=decode_base64(value, where), declared=declared)
+
+
+def _split_message(message: Mapping[str, Any], senses: Senses) -> dict[str, Any]:
+    content = message.get("content")
+    if message.get("role") != "user" or not senses:
+        return dict(message)
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list):
+        return dict(message)
+    split: list[Any] = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        split += [part] if not isinstance(text, str) else _split_text(text, senses)
+    if len(split) == len(parts):
+        return dict(message)
+    return {**message, "content": split}
+
+
+def _split_text(text: str, senses: Senses) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    at = 0
+    for found in _INLINE.finditer(text):
+        kind, value = found.groups()
+        if (senses.image if kind == "image" else senses.audio) is None:
+            continue
+        if before := text[at : found.start()].strip():
+            parts.append({"type": "text", "text": before})
+        parts.append({"type": "image_url" if kind == "image" else "audio_url", f"{kind}_url": {"url": value.strip()}})
+        at = found.end()
+    if not parts:
+        return [{"type": "text", "text": text}]
+    if after := text[at:].strip():
+        parts.append({"type": "text", "text": after})
+    return parts
