@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+import torch
 from nodes import Node
 from PIL import Image
 from real_nodes import VOCABULARY, served
