@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import ipaddress
 import logging
@@ -55,7 +56,7 @@ Answer = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Site:
-    """A server on a loopback address. heads: what was asked of it, one head a request."""
+    """A server on a loopback address. heads: what was asked of it, one head a request. open: connections."""
 
     def __init__(self, answer: Answer) -> None:
         self.port = 0
@@ -64,14 +65,14 @@ class Site:
         self.names: list[str | None] = []
         self.most_at_once = 0
         self._answer = answer
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.open: set[asyncio.Task[Any]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self.open.add(task)
         self.connections += 1
-        self.most_at_once = max(self.most_at_once, len(self._tasks))
+        self.most_at_once = max(self.most_at_once, len(self.open))
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.heads.append(head)
@@ -80,13 +81,13 @@ class Site:
         except (OSError, asyncio.IncompleteReadError):
             pass  # The client has left.
         finally:
-            self._tasks.discard(task)
+            self.open.discard(task)
             writer.close()
 
     async def stop(self) -> None:
-        for task in list(self._tasks):
+        for task in list(self.open):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.open, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -143,6 +144,10 @@ def reaching(*sites: Site, names: Names | None = None, **options: Any) -> MediaF
     return MediaFetcher([f"*:{one.port}" for one in sites], resolve=names or Names(["127.0.0.1"]), **options)
 
 
+def words(text: str) -> list[str]:
+    return text.split()
+
+
 async def refusal(fetcher: MediaFetcher, url: str) -> MediaNotFetchedError:
     with pytest.raises(InvalidRequestError) as caught:
         await fetcher.fetch(url)
@@ -173,12 +178,10 @@ def test_bytes_and_their_declared_type_arrive(dialled: list[str]) -> None:
     async def scenario() -> None:
         async with site(reply(b"\x89PNG", content_type="image/png; x=1")) as one:
             fetcher = reaching(one)
-            fetched = await fetcher.fetch(
-                f"http://Media.Example.:{one.port}/a/ä b.png?s=ü&t=%20#part".replace(" ", "_")
-            )
+            fetched = await fetcher.fetch(f"http://Media.Example.:{one.port}/a/ä.png?s=ü&t=%20#part")
             assert fetched == Fetched(b"\x89PNG", "image/png; x=1")
             head = one.heads[0].lower()
-            assert head.startswith("get /a/%c3%a4_b.png?s=%c3%bc&t=%20 http/1.1\r\n")
+            assert head.startswith("get /a/%c3%a4.png?s=%c3%bc&t=%20 http/1.1\r\n")
             assert f"host: media.example:{one.port}\r\n" in head
             assert "accept-encoding: identity\r\n" in head
             assert "cookie" not in head
@@ -259,24 +262,13 @@ def test_patterns(pattern: str, url: str, covered: bool) -> None:
     assert HostPattern.read(pattern).covers(read_target(url)) is covered
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "",
-        "**",
-        "*.*",
-        "a.*.b",
-        "*a.org",
-        "https://a.org",
-        "a.org/",
-        "a.org:0",
-        "a.org:65536",
-        "a.org:x",
-        "u@a.org",
-        "::1",
-    ]
-    + ["*.1.2.3.4", "*.[::1]", "[::1", "0x7f.1", "a b", "*.", ".", "[fe80::1%lo]"],
-)
+NO_PATTERNS = words("""
+    ** *.* a.*.b *a.org https://a.org a.org/ a.org:0 a.org:65536 a.org:x u@a.org ::1 *.1.2.3.4 *.[::1] [::1 0x7f.1 *. .
+    [fe80::1%lo]
+""")
+
+
+@pytest.mark.parametrize("pattern", ["", "a b", *NO_PATTERNS])
 def test_what_is_no_pattern_is_refused_at_the_start(pattern: str) -> None:
     with pytest.raises(ConfigError, match="no host to fetch images and sounds from"):
         MediaFetcher([pattern])
@@ -297,85 +289,59 @@ def test_a_host_that_is_not_allowed_is_not_even_looked_up(dialled: list[str]) ->
 
 # Ways into the server's own network. Names are all resolved to a loopback address.
 
-TO_LOOPBACK = [
-    *("http://127.0.0.1:{port}/", "https://127.0.0.1:{port}/", "HTTP://127.0.0.1:{port}", "http://127.0.0.1.:{port}/"),
-    *("http://127.1:{port}/", "http://127.0.1:{port}/", "http://2130706433:{port}/", "http://0x7f000001:{port}/"),
-    *("http://0x7f.0.0.1:{port}/", "http://0X7F.1:{port}/", "http://0177.0.0.1:{port}/", "http://017700000001:{port}/"),
-    *("http://127.000.000.001:{port}/", "http://127.0.0.0x1:{port}/", "http://4294967296:{port}/", "http://0x:{port}/"),
-    *("http://0:{port}/", "http://0.0.0.0:{port}/", "http://[::]:{port}/", "http://[::1]:{port}/"),
-    *("http://[0:0:0:0:0:0:0:1]:{port}/", "http://[::ffff:127.0.0.1]:{port}/", "http://[::ffff:7f00:1]:{port}/"),
-    *("http://[::127.0.0.1]:{port}/", "http://[::ffff:0:127.0.0.1]:{port}/", "http://[64:ff9b::7f00:1]:{port}/"),
-    *("http://[64:ff9b::127.0.0.1]:{port}/", "http://[64:ff9b:1::7f00:1]:{port}/", "http://[2002:7f00:1::]:{port}/"),
-    *("http://[2002:7f00:1::7f00:1]:{port}/", "http://[2001:0:4136:e378:8000:63bf:80ff:fffe]:{port}/"),
-    *("http://[::1%25lo]:{port}/", "http://[::1%lo]:{port}/", "http://[fe80::1%25eth0]:{port}/"),
-    *("http://localhost:{port}/", "http://LOCALHOST.:{port}/", "http://a.localhost:{port}/", "http://intranet:{port}/"),
-    *(
-        "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ:{port}/",
-        "http://１２７.０.０.１:{port}/",
-        "http://127。0。0。1:{port}/",
-        "http://127．0．0．1:{port}/",
-    ),
-    *("http://①②⑦.⓪.⓪.①:{port}/", "http://127.0.0.1\u00ad:{port}/", "http://127.0.0.1\u200b:{port}/"),
-    *("http://%31%32%37.0.0.1:{port}/", "http://127.0.0.1%00:{port}/", "http://127.0.0.1%2f@x:{port}/"),
-    *("http://[::ffff:１27.0.0.1]:{port}/", "http://[127.0.0.1]:{port}/", "http://[0x7f000001]:{port}/"),
-    "http://127.0.0.1.nip.io:{port}/",
+LOOPBACK = words("""
+    127.0.0.1 127.0.0.1. 127.1 127.0.1 2130706433 0x7f000001 0X7F000001 0x7f.0.0.1 0X7F.1 0177.0.0.1 017700000001
+    127.000.000.001 127.0.0.0x1 4294967296 0x 0 0.0.0.0 127.0.0.1.nip.io
+    [::] [::1] [0:0:0:0:0:0:0:1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] [::ffff:0:127.0.0.1]
+    [64:ff9b::7f00:1] [64:ff9b::127.0.0.1] [64:ff9b:1::7f00:1] [2002:7f00:1::] [2002:7f00:1::7f00:1]
+    [2001:0:4136:e378:8000:63bf:80ff:fffe] [::1%25lo] [::1%lo] [fe80::1%25eth0] [127.0.0.1] [0x7f000001]
+    localhost LOCALHOST. a.localhost intranet ⓛⓞⓒⓐⓛⓗⓞⓢⓣ
+    １２７.０.０.１ 127。0。0。1 127．0．0．1 ①②⑦.⓪.⓪.① [::ffff:１27.0.0.1] %31%32%37.0.0.1 127.0.0.1%00
+""")
+INSIDE = words("""
+    169.254.169.254 [fd00:ec2::254] 100.100.100.200 168.63.129.16 192.0.0.192 [::ffff:a9fe:a9fe] 2852039166
+    10.0.0.1 172.16.0.1 192.168.0.1 100.64.0.1 198.18.0.1 192.0.2.1 198.51.100.1 203.0.113.1 192.88.99.1 0.1.2.3
+    224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255 [fe80::1] [fec0::1] [fc00::1] [ff02::1] [ff0e::1] [2001:db8::1]
+    [3fff::1] [5f00::1] [100::1] [4000::1] [2002:a00:1::1] [64:ff9b::a00:1] [2001::1] [2001:20::1]
+""")
+MISREAD = words(r"""
+    http://user:password@media.example:PORT/ http://user@127.0.0.1:PORT/ http://@127.0.0.1:PORT/ http://a@b@127.0.0.1:PORT/
+    http://media.example@127.0.0.1:PORT/ http://127.0.0.1:PORT\@media.example/ http://media.example\@127.0.0.1:PORT/
+    http:\\127.0.0.1:PORT\ http:127.0.0.1:PORT/ http:/127.0.0.1:PORT/ //127.0.0.1:PORT/ http:///127.0.0.1:PORT/
+    127.0.0.1:PORT/ http:// http://:PORT/ http://./ http://a..b:PORT/ http://-a.example:PORT/ http://a.example:PORT:80/
+    http://[::1:PORT/ http://::1:PORT/ http://[]:PORT/ http://a.example:+PORT/ http://a.example:0/ http://a.example:65536/
+    http://a.example:999999/ http://a.example:８０/ http://a.example:8o/ http://℀.example:PORT/ http://127.0.0.1%2f@x:PORT/
+    file:///etc/passwd file://127.0.0.1/etc/passwd ftp://127.0.0.1:PORT/ gopher://127.0.0.1:PORT/_x dict://127.0.0.1:PORT/
+    unix:///run/docker.sock http+unix://%2frun%2fdocker.sock/ ws://127.0.0.1:PORT/ jar:http://127.0.0.1:PORT/!/
+    data:image/png;base64,AAAA javascript:alert(1) x http https:
+""")
+UNSEEN = [
+    *("", " http://127.0.0.1:PORT/", "http://127.0.0.1:PORT/\n", "http://127.0.0.1:PORT/ HTTP/1.1\r\nX: y\r\n\r\n"),
+    *("ht\ttp://127.0.0.1:PORT/", "http://127.0.\n0.1:PORT/", "http://127.0.0.1\x00.a.example:PORT/"),
+    *("http://127.0.0.1\u00ad:PORT/", "http://127.0.0.1\u200b:PORT/", "http://\ud800.a:PORT/", "http://a:PORT/\udfff"),
+    *(f"http://{'a' * 64}.example:PORT/", f"http://{'a.' * 130}b:PORT/", f"http://a:PORT/{'a' * 9000}"),
 ]
-ELSEWHERE_INSIDE = [
-    *("http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/", "http://100.100.100.200/"),
-    *("http://168.63.129.16/", "http://192.0.0.192/", "http://[::ffff:a9fe:a9fe]/", "http://2852039166/"),
-    *("http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.0.1/", "http://100.64.0.1/", "http://198.18.0.1/"),
-    *("http://192.0.2.1/", "http://198.51.100.1/", "http://203.0.113.1/", "http://192.88.99.1/", "http://0.1.2.3/"),
-    *("http://224.0.0.1/", "http://239.1.1.1/", "http://240.0.0.1/", "http://255.255.255.255/"),
-    *("http://[fe80::1]/", "http://[fec0::1]/", "http://[fc00::1]/", "http://[ff02::1]/", "http://[ff0e::1]/"),
-    *("http://[2001:db8::1]/", "http://[3fff::1]/", "http://[5f00::1]/", "http://[100::1]/", "http://[4000::1]/"),
-    *("http://[2002:a00:1::1]/", "http://[64:ff9b::a00:1]/", "http://[2001::1]/", "http://[2001:20::1]/"),
-]
-MISREAD = [
-    *("http://user:password@media.example:{port}/", "http://user@127.0.0.1:{port}/", "http://@127.0.0.1:{port}/"),
+ATTACKS = [
+    *(f"http://{host}:PORT/" for host in LOOPBACK),
     *(
-        "http://media.example@127.0.0.1:{port}/",
-        "http://127.0.0.1:{port}\\@media.example/",
-        "http://a@b@127.0.0.1:{port}/",
+        "https://127.0.0.1:PORT/",
+        "HTTP://127.0.0.1:PORT",
+        "hTTps://[::1]:PORT?x",
+        "http://localhost:PORT#@media.example/",
     ),
-    *("http://media.example\\@127.0.0.1:{port}/", "http:\\\\127.0.0.1:{port}\\", "http:127.0.0.1:{port}/"),
-    *("http:/127.0.0.1:{port}/", "//127.0.0.1:{port}/", "http:///127.0.0.1:{port}/", "127.0.0.1:{port}/", "http://"),
-    *(
-        "http://:{port}/",
-        "http://./",
-        "http://a..b:{port}/",
-        "http://-a.example:{port}/",
-        "http://a.example:{port}:80/",
-    ),
-    *("http://127.0.0.1:{port}/ HTTP/1.1\r\nX: y\r\n\r\n", "http://127.0.0.1:{port}/\n", " http://127.0.0.1:{port}/"),
-    *("ht\ttp://127.0.0.1:{port}/", "http://127.0.\n0.1:{port}/", "http://127.0.0.1\x00.a.example:{port}/"),
-    *(
-        "http://[::1:{port}/",
-        "http://::1:{port}/",
-        "http://[]:{port}/",
-        "http://a.example:+{port}/",
-        "http://a.example:0/",
-    ),
-    *("http://a.example:65536/", "http://a.example:999999/", "http://a.example:８０/", "http://a.example:8o/"),
-    *("http://\ud800.example:{port}/", "http://a.example:{port}/\udfff", "http://℀.example:{port}/"),
-    *("http://" + "a" * 64 + ".example:{port}/", "http://" + "a." * 130 + "b:{port}/", "http://a/" + "a" * 9000),
-    *("file:///etc/passwd", "file://127.0.0.1/etc/passwd", "ftp://127.0.0.1:{port}/", "gopher://127.0.0.1:{port}/_x"),
-    *(
-        "dict://127.0.0.1:{port}/",
-        "unix:///run/docker.sock",
-        "http+unix://%2frun%2fdocker.sock/",
-        "ws://127.0.0.1:{port}/",
-    ),
-    *("data:image/png;base64,AAAA", "javascript:alert(1)", "jar:http://127.0.0.1:{port}/!/", "", "x", "http", "https:"),
+    *(f"http://{host}/" for host in INSIDE),
+    *MISREAD,
+    *UNSEEN,
 ]
 
 
-@pytest.mark.parametrize("attack", [*TO_LOOPBACK, *ELSEWHERE_INSIDE, *MISREAD], ids=ascii)
-def test_nothing_is_connected_for(attack: str, dialled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: ascii(attack)[:80])
+def test_nothing_is_connected_for(attack: str, dialled: list[str]) -> None:
     async def scenario() -> None:
         async with site(reply()) as canary:
             # Every port is allowed, so that it is for the address alone where one is refused.
             fetcher = MediaFetcher(["*", f"*:{canary.port}"], resolve=Names(["127.0.0.1"]), timeout_s=20)
-            await refusal(fetcher, attack.replace("{port}", str(canary.port)))
+            await refusal(fetcher, attack.replace("PORT", str(canary.port)))
             assert canary.connections == 0
         assert dialled == []
 
@@ -395,23 +361,24 @@ def test_the_canary_is_reached_where_loopback_is_public(dialled: list[str]) -> N
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("host", ["::1", "[::1]"])
-def test_an_ipv6_address_is_asked_with_brackets(host: str) -> None:
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv6_address_is_asked_with_brackets() -> None:
     async def scenario() -> None:
-        try:
-            running = site(reply(), host="::1")
-            one = await running.__aenter__()
-        except OSError:
-            pytest.skip("this machine has no IPv6")
-        try:
-            if host == "::1":  # as a resolver gives it
-                await reaching(one, names=Names(["::1"])).fetch(f"http://six.example:{one.port}/")
-                assert f"Host: six.example:{one.port}\r\n" in one.heads[0]
-            else:
-                await reaching(one).fetch(f"http://{host}:{one.port}/")
-                assert f"Host: [::1]:{one.port}\r\n" in one.heads[0]
-        finally:
-            await running.__aexit__(None, None, None)
+        async with site(reply(), host="::1") as one:
+            fetcher = reaching(one, names=Names(["::1"]))
+            await fetcher.fetch(f"http://six.example:{one.port}/")
+            await fetcher.fetch(f"http://[0::1]:{one.port}/")
+            assert f"Host: six.example:{one.port}\r\n" in one.heads[0]
+            assert f"Host: [::1]:{one.port}\r\n" in one.heads[1]
 
     asyncio.run(scenario())
 
@@ -476,19 +443,26 @@ def test_the_next_address_of_a_name_is_tried_and_not_more_than_four(dialled: lis
     asyncio.run(scenario())
 
 
-def test_the_system_resolver_keeps_to_the_name_and_knows_localhost() -> None:
-    async def scenario() -> list[str]:
-        resolver = SystemResolver(2)
-        try:
-            return await resolver("localhost")
-        except OSError:  # a system without such a line in its hosts file
-            return ["127.0.0.1"]
-        finally:
-            resolver.close()
+def test_the_system_resolver_knows_no_search_domains_and_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
 
-    found = asyncio.run(scenario())
-    assert found
-    assert not any(is_public(ipaddress.ip_address(text)) for text in found)
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        time.sleep(0.3)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    async def scenario() -> None:
+        resolver = SystemResolver(2)
+        looking = asyncio.create_task(resolver("inside.example"))
+        begun = time.monotonic()
+        await asyncio.sleep(0.01)
+        assert time.monotonic() - begun < 0.25
+        assert await looking == ["127.0.0.1"]
+        resolver.close()
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    asyncio.run(scenario())
+    assert asked == ["inside.example."]
 
 
 # Redirects.
@@ -515,28 +489,15 @@ def test_redirects_are_followed_three_times_and_each_is_resolved_anew() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(
-    "location",
-    [
-        *(
-            "http://127.0.0.1:{canary}/",
-            "//127.0.0.1:{canary}/",
-            "http://2130706433:{canary}/",
-            "http://[::1]:{canary}/",
-        ),
-        *("http://localhost:{canary}/", "http://[::ffff:127.0.0.1]:{canary}/", "http://inside.example:{canary}/"),
-        *("http://169.254.169.254/", "file:///etc/passwd", "ftp://127.0.0.1:{canary}/", "gopher://127.0.0.1:{canary}/"),
-        *(
-            "http://u:p@other.example:{canary}/",
-            "http://[::1",
-            "http://a b/",
-            "\\\\127.0.0.1:{canary}\\",
-            "//",
-            "data:,x",
-        ),
-        *("http://other.example:1/", "http://other.example:99999/", "http://%31%32%37.0.0.1:{canary}/"),
-    ],
-)
+LOCATIONS = words(r"""
+    http://127.0.0.1:PORT/ //127.0.0.1:PORT/ http://2130706433:PORT/ http://[::1]:PORT/ http://localhost:PORT/
+    http://[::ffff:127.0.0.1]:PORT/ http://inside.example:PORT/ http://169.254.169.254/ http://%31%32%37.0.0.1:PORT/
+    http://u:p@other.example:PORT/ http://[::1 \\127.0.0.1:PORT\ http://other.example:1/ http://other.example:99999/
+    file:///etc/passwd ftp://127.0.0.1:PORT/ gopher://127.0.0.1:PORT/ data:,x
+""")
+
+
+@pytest.mark.parametrize("location", ["http://a b/", *LOCATIONS])
 def test_redirects_are_checked_like_any_address(location: str, dialled: list[str]) -> None:
     class Public(Names):
         """One name is at a public address, which is 127.0.0.2 here."""
@@ -546,7 +507,7 @@ def test_redirects_are_checked_like_any_address(location: str, dialled: list[str
 
     async def scenario() -> None:
         async with site(reply()) as canary:
-            answer = to(location.replace("{canary}", str(canary.port)))
+            answer = to(location.replace("PORT", str(canary.port)))
             async with site(answer, host="127.0.0.2") as public:
                 fetcher = reaching(public, canary, names=Public([]), admits=lambda address: str(address) == "127.0.0.2")
                 error = await refusal(fetcher, f"http://public.example:{public.port}/?start")
@@ -654,7 +615,8 @@ def test_a_body_without_end_is_cut_off(piece: bytes) -> None:
 
     async def scenario() -> None:
         async with site(endless) as one:
-            await refusal(reaching(one, max_bytes=1_000_000), f"http://h:{one.port}/")
+            error = await refusal(reaching(one, max_bytes=1_000_000), f"http://h:{one.port}/")
+            assert ("small pieces" if piece.startswith(b"1") else "more than 1000000 bytes") in error.message
         assert sent < 30_000_000  # what the system buffers comes on top of what was read
 
     asyncio.run(scenario())
@@ -760,6 +722,20 @@ def test_a_fetch_that_is_cancelled_gives_up_its_turn_and_its_connection() -> Non
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nothing_stays_open_when_time_is_up(scheme: str) -> None:
+    async def scenario() -> None:
+        async with site(slowly(b"")) as one:
+            await refusal(reaching(one, timeout_s=0.3), f"{scheme}://h:{one.port}/")
+            assert one.connections == 1
+            async with asyncio.timeout(10):
+                while one.open and scheme == "https":  # it waits for the end of a head that does not come
+                    await asyncio.sleep(0.01)
+        gc.collect()  # Python warns of what was not closed, and warnings are errors.
+
+    asyncio.run(scenario())
+
+
 # What is told to whom.
 
 
@@ -821,7 +797,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
             monkeypatch.delenv("no_proxy", raising=False)
             fetcher = reaching(one)
             assert (await fetcher.fetch(f"http://h:{one.port}/")).data == b"bytes"
-            await refusal(fetcher, f"https://h:{one.port}/")
+            await refusal(reaching(one, timeout_s=0.5), f"https://h:{one.port}/")
             assert proxy.connections == 0
 
     asyncio.run(scenario())
@@ -873,61 +849,27 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tls: ssl.SSLContext, m
 
 def test_redirects_lead_up_to_https_and_never_down_from_it(tls: ssl.SSLContext) -> None:
     async def scenario() -> None:
-        async with site(reply(b"secure"), tls=tls) as secure:
-            async with site(to(f"https://media.example:{secure.port}/")) as plain:
-                fetched = await reaching(plain, secure).fetch(f"http://media.example:{plain.port}/")
-                assert fetched.data == b"secure"
-        async with site(reply(b"plain")) as plain:
-            async with site(to(f"http://media.example:{plain.port}/"), tls=tls) as secure:
-                error = await refusal(reaching(plain, secure), f"https://media.example:{secure.port}/")
-                assert "redirects to one that this server does not fetch from" in error.message
-                assert plain.connections == 0
+        async with (
+            site(reply(b"secure"), tls=tls) as secure,
+            site(to(f"https://media.example:{secure.port}/")) as plain,
+        ):
+            fetched = await reaching(plain, secure).fetch(f"http://media.example:{plain.port}/")
+            assert fetched.data == b"secure"
+        async with (
+            site(reply(b"plain")) as plain,
+            site(to(f"http://media.example:{plain.port}/"), tls=tls) as secure,
+        ):
+            error = await refusal(reaching(plain, secure), f"https://media.example:{secure.port}/")
+            assert "redirects to one that this server does not fetch from" in error.message
+            assert plain.connections == 0
 
     asyncio.run(scenario())
 
 
 # Properties.
 
-PIECES = st.sampled_from(
-    [
-        "http",
-        "https",
-        "://",
-        ":",
-        "/",
-        "//",
-        "@",
-        "[",
-        "]",
-        "%",
-        "\\",
-        "?",
-        "#",
-        ".",
-        "。",
-        "127.0.0.1",
-        "::1",
-        "0x7f",
-        "80",
-    ]
-    + [
-        "example.org",
-        "localhost",
-        "xn--",
-        "ß",
-        "𝟙",
-        "-",
-        "_",
-        "\ud800",
-        "\u202e",
-        "%25",
-        " ",
-        "\t",
-        "a" * 64,
-        "0",
-        "1e3",
-    ]
-)
+WORDS = "http https :// : / // @ [ ] % \\ ? # . 。 127.0.0.1 ::1 0x7f 80 example.org localhost xn-- ß 𝟙 - _ %25 0 1e3"
+PIECES = st.sampled_from([*WORDS.split(), "\ud800", "\u202e", " ", "\t", "a" * 64])
 URLS = st.one_of(
     st.text(),
     st.lists(PIECES).map("".join),

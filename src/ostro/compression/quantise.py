@@ -76,6 +76,11 @@ class _Run:
                 f"{filling.folder.path} is quantised already, or a GGUF file. Rounding twice loses twice: take the "
                 "dense safetensors checkpoint that it was made from."
             )
+        if any(type(block) is not Block for block in filling.model.layers):
+            raise ConfigError(
+                f"{filling.folder.path} is of the architecture '{filling.model.config.architecture}', which is quantised "
+                "while it is trained, or on load: ostro serve --quantize."
+            )
         self._model: Decoder = filling.model.to(torch.float32)
         self._names = _stored_names(filling)
         self._treatments = treatments(recipe, {self._names[_key(b)]: shape for b, shape in filling.matrices()})

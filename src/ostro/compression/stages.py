@@ -13,7 +13,7 @@ from ostro.compression.recipe import Scaling
 from ostro.compression.sampling import sampled_outputs
 from ostro.compression.statistics import InputStatistics
 from ostro.kernels.packed_linear.layout import Scheme
-from ostro.models.layers.decoder import Block
+from ostro.models.layers.decoder import Block, FeedForward
 from ostro.models.layers.linear import Linear
 
 
@@ -32,6 +32,7 @@ class Stage:
 def stages(block: Block, target: str) -> list[Stage]:
     """The four of a dense block, later ones first: their makers are then scaled before they are rounded."""
     attention, feed_forward = block.attention, block.feed_forward
+    assert isinstance(feed_forward, FeedForward), "quantise.py asks first"
     spec = attention.spec
     group = spec.heads // spec.kv_heads
 

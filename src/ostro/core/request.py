@@ -56,12 +56,22 @@ class ToolCall:
     arguments: str = ""
 
 
+class LabelScore(msgspec.Struct, frozen=True):
+    """A label that a model with a head for them gives a prompt. group: what kind of label it is, such as "intent".
+    score: its probability among those of the group, and none of them."""
+
+    label: str
+    score: float
+    group: str
+
+
 class TokensEvent(msgspec.Struct, kw_only=True):
     """New tokens of one request. The last event of a request has a `finish_reason`.
 
     finish_reason: "stop" (stop token, which is not among token_ids), "length", "abort", "deadline", "error".
     cached_tokens: prompt tokens that came from the prefix cache; set on the first event.
     prompt_logprobs: one entry a prompt token, None for the first; on the first event, where they were asked for.
+    labels: what the model's head for labels says of the prompt, the most probable first; on the first event.
     embedding: the pooled vector, float32 little-endian, on the only event of a pooling request.
     error_param: the sampling parameter that the error is the fault of; None where it is nobody's.
     """
@@ -75,6 +85,7 @@ class TokensEvent(msgspec.Struct, kw_only=True):
     error_param: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     embedding: bytes | None = None
+    labels: list[LabelScore] = []
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

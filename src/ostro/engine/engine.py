@@ -329,6 +329,7 @@ class Engine:
             cached_tokens=sequence.cached,
             # A sequence that gave way reads its prompt again, but its owner has been told.
             prompt_logprobs=result.prompt_logprobs if sequence.num_output == len(kept) else None,
+            labels=result.labels if sequence.num_output == len(kept) else [],
         )
         if reason is not None:
             self._finish(sequence, reason)

@@ -8,7 +8,7 @@ from ostro.engine.kv_cache import KVCache
 from ostro.engine.paged_context import PagedContext
 from ostro.kernels.dispatch import KV_TYPES, native
 from ostro.kernels.packed_linear import PackedMatrices
-from ostro.models.layers.decoder import Block, Decoder
+from ostro.models.layers.decoder import Block, Decoder, FeedForward
 from ostro.models.layers.formats import Quantised
 from ostro.models.layers.linear import Linear
 
@@ -57,6 +57,8 @@ class NativeDecoder:
     def of(cls, model: Decoder, cache: KVCache) -> NativeDecoder | None:
         """None where the model is not wholly of what native code knows: then it runs operation by operation."""
         if native is None or model.device.type != "cpu" or model.dtype != torch.float32:
+            return None
+        if any(type(block) is not Block for block in _blocks(model)):
             return None
         products = [_products(block) for block in _blocks(model)]
         whole = [layer for layer in products if layer is not None]
@@ -112,6 +114,7 @@ def _blocks(model: Decoder) -> list[Block]:
 def _products(block: Block) -> tuple[PackedMatrices, ...] | None:
     """The four products of a layer, if each is one; gate and up have to be alike."""
     attention, feed_forward = block.attention, block.feed_forward
+    assert isinstance(feed_forward, FeedForward)
     found = tuple(map(_product, (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down)))
     products = tuple(product for product in found if product is not None)
     return products if len(products) == len(found) and products[2].can_gate else None

@@ -38,7 +38,9 @@ class PagedContext:
         tables: list[torch.Tensor],
         short_rows: int,
         chunks: list[Chunk],
+        modalities_T: torch.Tensor | None = None,
     ) -> None:
+        self.modalities_T = modalities_T
         self.cache = cache
         self.positions_T = positions_T
         self.row_sequence_T = row_sequence_T

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ostro.core.media import MediaInput, MediaSpan
-from ostro.core.request import TokenLogprobs
+from ostro.core.request import LabelScore, TokenLogprobs
 from ostro.core.sampling import SamplingParams
 
 
@@ -66,7 +66,7 @@ class RowResult(msgspec.Struct):
 
     complete: the answer's grammar allows nothing more. error: why the answer cannot go on;
     error_param: the sampling parameter that is to blame, if one is.
-    prompt_logprobs, embedding: what was read off the prompt, with the row that completes it.
+    prompt_logprobs, embedding, labels: what was read off the prompt, with the row that completes it.
     """
 
     token_ids: list[int]
@@ -76,3 +76,4 @@ class RowResult(msgspec.Struct):
     error_param: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     embedding: bytes | None = None
+    labels: list[LabelScore] = []

@@ -52,9 +52,13 @@ class PromptScores:
 
 
 class Pooled:
-    """One vector for a prompt: its last token's hidden state, or the mean of all, in float32."""
+    """One vector for a prompt: its last token's hidden state, or the mean of all, in float32. finish: what the model
+    makes of it."""
 
-    def __init__(self, how: Literal["last", "mean"], num_prompt: int) -> None:
+    def __init__(
+        self, how: Literal["last", "mean"], num_prompt: int, finish: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        self._finish = finish
         self._how = how
         self._num_prompt = num_prompt
         self._seen = 0
@@ -70,4 +74,4 @@ class Pooled:
         if self._seen < self._num_prompt:
             return None
         pooled_D = rows_TD[-1] if self._sum_D is None else self._sum_D / self._num_prompt
-        return bytes(pooled_D.cpu().numpy().astype("<f4").tobytes())
+        return bytes(self._finish(pooled_D).cpu().numpy().astype("<f4").tobytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ostro.core.media import MediaSpan
-from ostro.core.request import TokenLogprobs
+from ostro.core.request import LabelScore, TokenLogprobs
 from ostro.core.sampling import SamplingParams
 from ostro.engine.constraints import Grammars, MaskMaker, MaskRow, follow, forbid
 from ostro.engine.encoding import EncoderRunner
@@ -56,7 +56,7 @@ class Masks:
 class StepHandle:
     """A step that was launched: its sampled rows' logits are on the way, and their masks.
 
-    embeddings: vectors of prompts that this step completes, by slot.
+    embeddings: vectors of prompts that this step completes, by slot. labels: of those prompts.
     encoded: digests of inputs that encoders have finished, with errors, empty where there is none.
     encode_s: seconds that they worked.
     """
@@ -66,6 +66,7 @@ class StepHandle:
     rows: list[SampleRow]
     masks: Masks | None = None
     embeddings: dict[int, bytes] = field(default_factory=dict)
+    labels: dict[int, list[LabelScore]] = field(default_factory=dict)
     encoded: dict[str, str] = field(default_factory=dict)
     encode_s: float = 0.0
 
@@ -124,15 +125,16 @@ class Runner:
         sampled, rows = self._lay_out(plan)
         masks = self._start_masks(plan)
         with torch.inference_mode():
-            logits_RV, embeddings = None, {}
+            logits_RV, embeddings, labels = None, {}, {}
             if plan.rows:
                 hidden_TD = self._forward(plan)
                 embeddings = self._read_prompts(plan, hidden_TD)
+                labels = self._read_labels(plan, hidden_TD)
                 if sampled and len(sampled) != hidden_TD.shape[0]:
                     hidden_TD = hidden_TD[torch.tensor(sampled, device=self.device)]
                 logits_RV = self.model.logits(hidden_TD) if sampled else None
             encoded, encode_s = self._encode(plan)
-        return StepHandle(plan, logits_RV, rows, masks, embeddings, encoded, encode_s)
+        return StepHandle(plan, logits_RV, rows, masks, embeddings, labels, encoded, encode_s)
 
     def _encode(self, plan: BatchPlan) -> tuple[dict[str, str], float]:
         """Begin with inputs, let go of outputs, and work on what there is: what is finished, and seconds taken."""
@@ -156,6 +158,7 @@ class Runner:
         at = 0
         for row in handle.plan.rows:
             result = self._accept(row, tokens[at : at + row.sample], logprobs, at)
+            result.labels = handle.labels.get(row.slot, [])
             results.append(_with_embedding(result, handle.embeddings.get(row.slot)))
             at += row.sample
         return results
@@ -203,6 +206,17 @@ class Runner:
                     embeddings[row.slot] = vector
         return embeddings
 
+    def _read_labels(self, plan: BatchPlan, hidden_TD: torch.Tensor) -> dict[int, list[LabelScore]]:
+        """What the model's head for labels says where a prompt ends, in the same pass that gives its first token."""
+        labels: dict[int, list[LabelScore]] = {}
+        at = 0
+        for row in plan.rows:
+            at += len(row.token_ids)
+            slot = self._slots[row.slot]
+            if row.sample and row.start + len(row.token_ids) - row.sample + 1 == slot.num_prompt:
+                labels[row.slot] = self.model.label_scores(hidden_TD[at - row.sample])
+        return labels
+
     def _start_masks(self, plan: BatchPlan) -> Masks | None:
         rows: list[MaskRow] = []
         at = 0
@@ -225,7 +239,9 @@ class Runner:
             follow(matcher, admission.tokens[admission.num_prompt :])
         params, prompt = admission.params, admission.tokens[: admission.num_prompt]
         scores = None if params.prompt_logprobs is None else PromptScores(prompt, params.prompt_logprobs)
-        pooled = None if admission.pooling is None else Pooled(admission.pooling, admission.num_prompt)
+        pooled = (
+            None if admission.pooling is None else Pooled(admission.pooling, admission.num_prompt, self.model.pooled)
+        )
         self._slots[admission.slot] = _Slot(
             admission.params,
             admission.seed,
@@ -291,14 +307,25 @@ class Runner:
         width = int(blocks[:short_rows].max()) + 1 if short_rows else 0
         tables = [self._to_device(table if self._on_cpu else table[:, :width]) for table in self._tables]
         positions_T = self._to_device(positions)
-        context = PagedContext(self.cache, positions_T, self._to_device(sequence), slots, tables, short_rows, chunks)
+        senses_T = self._senses(plan)
+        context = PagedContext(
+            self.cache, positions_T, self._to_device(sequence), slots, tables, short_rows, chunks, senses_T
+        )
         ids_T = self._to_device(self._ids[:total])
         hidden_TD: torch.Tensor = (self._native or self.model)(self._with_media(plan, ids_T), positions_T, context)
         return hidden_TD
 
-    def _with_media(self, plan: BatchPlan, ids_T: torch.Tensor) -> torch.Tensor:
-        """The token ids, or their embeddings [T, D] with what encoders made in its places where some of it is due."""
-        x_TD: torch.Tensor | None = None
+    def _senses(self, plan: BatchPlan) -> torch.Tensor | None:
+        """What each row is of, for models whose layers want to know; None where all of it is text."""
+        if not self.model.senses or not any(self._slots[row.slot].spans for row in plan.rows):
+            return None
+        numbers = np.zeros(plan.num_tokens, dtype=np.int64)
+        for at, end, span, _ in self._due(plan):
+            numbers[at:end] = self.model.senses.index(span.modality)
+        return self._to_device(numbers)
+
+    def _due(self, plan: BatchPlan) -> Iterator[tuple[int, int, MediaSpan, int]]:
+        """Rows [begin, end) of the flat batch that stand for media: of which span, and from which row of its output."""
         at = 0
         for row in plan.rows:
             stop = row.start + len(row.token_ids)
@@ -306,14 +333,17 @@ class Runner:
             for span in spans[bisect_right(spans, row.start, key=lambda one: one.stop) :]:
                 if span.start >= stop:
                     break
-                if x_TD is None:
-                    x_TD = self.model.embed(ids_T, self.model.dtype)
                 begin, end = max(span.start, row.start), min(span.stop, stop)
-                first = span.offset + begin - span.start
-                x_TD[at + begin - row.start : at + end - row.start] = self.encoders.rows(
-                    span.digest, first, first + end - begin
-                )
+                yield at + begin - row.start, at + end - row.start, span, span.offset + begin - span.start
             at += len(row.token_ids)
+
+    def _with_media(self, plan: BatchPlan, ids_T: torch.Tensor) -> torch.Tensor:
+        """The token ids, or their embeddings [T, D] with what encoders made in its places where some of it is due."""
+        x_TD: torch.Tensor | None = None
+        for at, end, span, first in self._due(plan):
+            if x_TD is None:
+                x_TD = self.model.embed(ids_T, self.model.dtype)
+            x_TD[at:end] = self.encoders.rows(span.digest, first, first + end - at)
         return ids_T if x_TD is None else x_TD
 
     def _split(self, plan: BatchPlan) -> tuple[int, list[Chunk]]:

@@ -71,7 +71,7 @@ class DecoderConfig:
 
     tie_word_embeddings: None where the config does not say; the checkpoint's tensors decide then.
     dtype: the type the checkpoint's config declares, such as "bfloat16"; None where it does not.
-    encoders: the senses beside text.
+    encoders: the senses beside text. unrotated: so many pairs of a head's dimensions, the last ones, carry no position.
     """
 
     architecture: str
@@ -92,6 +92,7 @@ class DecoderConfig:
     dtype: str | None = None
     eos_token_ids: tuple[int, ...] = ()
     encoders: tuple[EncoderConfig, ...] = ()
+    unrotated: int = 0
 
     def __post_init__(self) -> None:
         for field in (
@@ -117,6 +118,10 @@ class DecoderConfig:
         if self.head_dim % 2:
             raise ConfigError(f"head_dim={self.head_dim} must be even for rotary embedding.", param="head_dim")
         self._check_sizes()
+        if not 0 <= self.unrotated <= self.head_dim // 2:
+            raise ConfigError(
+                f"unrotated={self.unrotated} must be from 0 to half of head_dim={self.head_dim}.", param="unrotated"
+            )
         if len(self.windows) != self.num_layers:
             raise ConfigError(
                 f"{len(self.windows)} attention windows are given for {self.num_layers} layers.",

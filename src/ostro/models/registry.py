@@ -26,6 +26,9 @@ from ostro.models.mistral3 import config as mistral3_config
 from ostro.models.mistral3 import model as mistral3_model
 from ostro.models.mistral3 import names as mistral3_names
 from ostro.models.names import NamesTable
+from ostro.models.ostro import config as ostro_config
+from ostro.models.ostro import model as ostro_model
+from ostro.models.ostro import names as ostro_names
 from ostro.models.voxtral import config as voxtral_config
 from ostro.models.voxtral import model as voxtral_model
 from ostro.models.voxtral import names as voxtral_names
@@ -54,6 +57,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "voxtral": Architecture(
         voxtral_config.parse, (voxtral_names.names, voxtral_names.module_names), voxtral_model.MODEL
     ),
+    "ostro": Architecture(ostro_config.parse, (ostro_names.names,), ostro_model.MODEL),
     "llava": Architecture(llava_config.parse, (llava_names.names, llava_names.saved_names), llava_model.MODEL),
 }
 

@@ -83,18 +83,19 @@ class SystemResolver:
 
 
 def _look_up(host: str) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
-    # The dot at the end: no names of the local network by way of its search domains.
+    # The dot at the end: no names of the local network by way of its search domains or of a file of hosts.
     return list(socket.getaddrinfo(f"{host}.", None, type=socket.SOCK_STREAM))
 
 
 class PinnedBackend(httpcore2.AsyncNetworkBackend):
     """Connects to the given addresses, one after the other, whatever host a request names: between the check of an
-    address and the connection no name is looked up again. TLS verifies the name all the same."""
+    address and the connection no name is looked up again. TLS verifies the name all the same. Close it at the end."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         assert addresses
         self._addresses = addresses
         self._network = httpcore2.AnyIOBackend()
+        self._made: list[httpcore2.AsyncNetworkStream] = []
 
     async def connect_tcp(
         self,
@@ -108,7 +109,23 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         *others, last = self._addresses[:_MAX_TRIED]
         for address in others:
             try:
-                return await self._network.connect_tcp(str(address), port, _CONNECT_S, local_address, socket_options)
+                return await self._connect(address, port, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
-        return await self._network.connect_tcp(str(last), port, _CONNECT_S, local_address, socket_options)
+        return await self._connect(last, port, local_address, socket_options)
+
+    async def aclose(self) -> None:
+        """Closes what was connected: httpcore2 leaves a connection open that is cancelled in the handshake of TLS."""
+        for stream in self._made:
+            await stream.aclose()
+
+    async def _connect(
+        self,
+        address: Address,
+        port: int,
+        local_address: str | None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
+    ) -> httpcore2.AsyncNetworkStream:
+        stream = await self._network.connect_tcp(str(address), port, _CONNECT_S, local_address, socket_options)
+        self._made.append(stream)
+        return stream

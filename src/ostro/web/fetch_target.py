@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import unicodedata
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -108,8 +107,8 @@ class HostPattern:
 def read_target(url: str) -> Target:
     """Raises MediaNotFetchedError for what is no http or https address, has a password, or can be misread.
 
-    >>> read_target("HTTPS://Example.ORG./a cat.png".replace(" ", "%20")).shown
-    'https://example.org/a%20cat.png'
+    >>> read_target("HTTPS://Example.ORG.:443/ä.png?signature=x#top").shown
+    'https://example.org/%C3%A4.png'
     """
     if len(url) > _MAX_URL:
         raise MediaNotFetchedError(f"The address is over {_MAX_URL} characters long.")
@@ -142,12 +141,13 @@ def read_host(text: str) -> str | None:
         return None
     if text.startswith("["):
         return _address_of(text[1:-1], ipaddress.IPv6Address) if text.endswith("]") else None
-    name = unicodedata.normalize("NFKC", text).lower().replace("。", ".").removesuffix(".")
+    name = text.lower()
     if not name.isascii():
         try:
-            name = idna.encode(name, uts46=True).decode()
+            name = idna.encode(name, uts46=True).decode()  # all digits and dots of Unicode become those of ASCII
         except UnicodeError:
             return None
+    name = name.removesuffix(".")
     if len(name) > _MAX_HOST or not _NAME.fullmatch(name):
         return None
     return _address_of(name, ipaddress.IPv4Address) if _NUMBER_AT_END.fullmatch(name) else name

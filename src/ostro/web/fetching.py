@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import urljoin
@@ -123,7 +124,7 @@ class MediaFetcher:
 
     async def _ask(self, target: Target) -> Fetched | str:
         """One request: the body, or where a redirect leads."""
-        backend = PinnedBackend(await self._addresses(target))
+        addresses = await self._addresses(target)
         # The host as asked, not as httpcore2 would write an IPv6 address. No compression: its bytes cannot be counted.
         headers = {
             "Host": target.authority,
@@ -138,6 +139,7 @@ class MediaFetcher:
         tls = self._tls if target.scheme == "https" else None
         try:
             async with (
+                aclosing(PinnedBackend(addresses)) as backend,
                 # A pool for each request: a connection that was kept would be to an address of another check.
                 httpcore2.AsyncConnectionPool(ssl_context=tls, network_backend=backend) as pool,
                 pool.stream("GET", url, headers=list(headers.items())) as response,

@@ -16,14 +16,23 @@ from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
 from ostro.models.names import hf_names
+from ostro.models.ostro.config import OstroConfig
+from ostro.models.ostro.config import to_json as ostro_json
+from ostro.models.ostro.names import names as ostro_names
 from ostro.weights.folder import CheckpointFolder, read_json
 from ostro.weights.quantised.ostro import PackedWeight, quantization_config
 
 
 def hf_tensors(model: Decoder, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """The model's weights under their Hugging Face names, contiguous, on the CPU."""
+    """The model's weights under their Hugging Face names, contiguous, on the CPU.
+
+    A tensor that the names leave out would be lost in silence: that is a ConfigError.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    for binding in hf_names(model.config):
+    bindings = ostro_names(model.config).bindings if isinstance(model.config, OstroConfig) else hf_names(model.config)
+    if not isinstance(model.config, OstroConfig) and model.config.encoders:
+        raise ConfigError("A decoder with another maker's encoder cannot be written yet; copy its checkpoint.")
+    for binding in bindings:
         if binding.target == "head" and model.head is None:
             continue
         part = model.get_submodule(binding.target).part(binding.part)  # type: ignore[operator]  # has part()
@@ -56,6 +65,8 @@ def hf_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
         "eos_token_id": eos[0] if len(eos) == 1 else list(eos),
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
+    if isinstance(config, OstroConfig):
+        return values | {"architectures": ["OstroForCausalLM"], "model_type": "ostro"} | ostro_json(config)
     scaled = config.yarn is not None or config.query_scaling is not None
     if (len(windows) > 1 and scaled) or len(windows - {0}) > 1 or (config.query_scaling and config.yarn is None):
         raise ConfigError(

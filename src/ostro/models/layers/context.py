@@ -39,7 +39,12 @@ class AttentionSpec:
 
 
 class Context(Protocol):
-    """Rotates, stores and attends for one layer."""
+    """Rotates, stores and attends for one layer.
+
+    modalities_T: what each row is of, as the model numbers its senses, int64; None where all is text.
+    """
+
+    modalities_T: torch.Tensor | None
 
     def attend(self, spec: AttentionSpec, qkv_TE: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         """Stacked projections [T, (H + 2K) * D] (may be overwritten) -> [T, H * D]."""
@@ -68,7 +73,14 @@ class DenseContext:
     segments_T: ids of the documents that are packed into the rows; a token sees its own document only.
     """
 
-    def __init__(self, batch: int = 1, dropout: float = 0.0, segments_T: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        batch: int = 1,
+        dropout: float = 0.0,
+        segments_T: torch.Tensor | None = None,
+        modalities_T: torch.Tensor | None = None,
+    ) -> None:
+        self.modalities_T = modalities_T
         self.batch = batch
         self.dropout = dropout
         self._segments_T = segments_T

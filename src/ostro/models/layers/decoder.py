@@ -6,11 +6,13 @@ Suffixes of tensor names: T tokens of a flat batch, D hidden, E stacked projecti
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ostro.core.request import LabelScore
 from ostro.kernels.packed_linear.layout import Packed
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.context import AttentionSpec, Context
@@ -44,11 +46,14 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv:2002.05202). The dense filling of a block's feed-forward slot."""
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202). The dense filling of a block's feed-forward slot.
 
-    def __init__(self, config: DecoderConfig) -> None:
+    width: channels; the config's where it is not given.
+    """
+
+    def __init__(self, config: DecoderConfig, width: int | None = None) -> None:
         super().__init__()
-        width = config.intermediate_size
+        width = width or config.intermediate_size
         self.gate_up = Linear(config.hidden_size, {"gate": width, "up": width})
         self.down = Linear(width, config.hidden_size)
 
@@ -65,7 +70,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config, layer)
         self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward: nn.Module = FeedForward(config)
 
     def forward(
         self, x_TD: torch.Tensor, branch_TD: torch.Tensor | None, rotation: Rotation, context: Context
@@ -123,18 +128,27 @@ class Embedding(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, final norm and head. `config.tie_word_embeddings` must be decided (not None)."""
+    """Embedding, blocks, final norm and head. `config.tie_word_embeddings` must be decided (not None).
+
+    senses: what rows of a batch can be of, in the order of their numbers, where the layers want to know; see `Context`.
+    """
+
+    senses: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         assert config.tie_word_embeddings is not None
         self.config = config
         self.embed = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.layers = nn.ModuleList(self.make_block(config, layer) for layer in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size)
         self.rotary = Rotary(config)
         self.encoders = nn.ModuleDict({one.modality: one.build(config.hidden_size) for one in config.encoders})
+
+    def make_block(self, config: DecoderConfig, layer: int) -> Block:
+        """One layer; architectures with another kind of block say so here."""
+        return Block(config, layer)
 
     def forward(
         self,
@@ -188,6 +202,14 @@ class Decoder(nn.Module):
         others = [weight for weight in self.parameters() if id(weight) not in matrices]
         counts += [(weight.numel(), weight.numel() * weight.element_size()) for weight in others]
         return sum(count for count, _ in counts), sum(taken for _, taken in counts)
+
+    def label_scores(self, hidden_D: torch.Tensor) -> list[LabelScore]:  # noqa: ARG002
+        """What the head for labels says of one row [D]; nothing where there is none."""
+        return []
+
+    def pooled(self, vector_D: torch.Tensor) -> torch.Tensor:
+        """What a prompt's pooled hidden state becomes as its embedding."""
+        return vector_D
 
     def encoder(self, modality: str) -> Encoder | None:
         """The encoder of a sense; None where the model does not have it."""

@@ -63,6 +63,8 @@ class Rotary:
         else:
             with torch.device("cpu"):
                 self._frequencies_d, self._factor = yarn_frequencies(config.rope_theta, config.head_dim, config.yarn)
+        if config.unrotated:
+            self._frequencies_d[-config.unrotated :] = 0.0
         self._query_scaling = config.query_scaling
 
     def __call__(self, positions_T: torch.Tensor) -> Rotation:

@@ -96,7 +96,7 @@ class PixtralEncoder(Encoder):
         grids = [(pixels.shape[1] // side, pixels.shape[2] // side) for pixels in inputs]
         lengths = [rows * columns for rows, columns in grids]
         pixels_NP = torch.cat([_unfold(pixels, side) for pixels in inputs]).to(self.norm.weight.dtype)
-        angles = self._angles(grids, pixels_NP.device)
+        angles = grid_angles(self.config, grids, pixels_NP.device)
         weight_CP = self.patches.weight.flatten(1)
         x_NC = yield from in_pieces(lambda rows: self.norm(linear(rows, weight_CP)), pixels_NP)
         for layer in self.layers:
@@ -118,19 +118,20 @@ class PixtralEncoder(Encoder):
         out_ND: torch.Tensor = self.projector(merged_NC)
         return out_ND
 
-    def _angles(self, grids: Sequence[tuple[int, int]], device: torch.device) -> Angles:
-        """cos and sin of each patch's rotations, [N, 1, head_dim / 2]: even frequencies turn with the row, odd ones
-        with the column."""
-        dim = self.config.head_dim
-        exponent = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
-        frequencies = 1.0 / self.config.rope_theta**exponent
-        angles = []
-        for rows, columns in grids:
-            at = torch.arange(rows * columns, dtype=torch.float32, device=device)
-            row, column = torch.div(at, columns, rounding_mode="floor")[:, None], (at % columns)[:, None]
-            angles.append(torch.cat((row * frequencies[0::2], column * frequencies[1::2]), dim=1))
-        angles_N1C = torch.cat(angles)[:, None]
-        return angles_N1C.cos(), angles_N1C.sin()
+
+def grid_angles(config: PixtralConfig, grids: Sequence[tuple[int, int]], device: torch.device) -> Angles:
+    """cos and sin of each patch's rotations, [N, 1, head_dim / 2]: even frequencies turn with the row, odd ones with
+    the column. grids: rows and columns of each image, whose patches come one after the other."""
+    dim = config.head_dim
+    exponent = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    frequencies = 1.0 / config.rope_theta**exponent
+    angles = []
+    for rows, columns in grids:
+        at = torch.arange(rows * columns, dtype=torch.float32, device=device)
+        row, column = torch.div(at, columns, rounding_mode="floor")[:, None], (at % columns)[:, None]
+        angles.append(torch.cat((row * frequencies[0::2], column * frequencies[1::2]), dim=1))
+    angles_N1C = torch.cat(angles)[:, None]
+    return angles_N1C.cos(), angles_N1C.sin()
 
 
 def _unfold(pixels: torch.Tensor, side: int) -> torch.Tensor:

@@ -1,0 +1,112 @@
+"""Ostro's own encoder, one class for every sense: what differs is in its config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ostro.core.media import MediaInput
+from ostro.models.layers.encoder import Encoder, Projector, Table, Work, in_pieces, refuse
+from ostro.models.layers.norm import RMSNorm
+from ostro.models.ostro.stems import PLANE, ConvConfig, StemConfig
+from ostro.models.pixtral.config import PixtralConfig
+from ostro.models.pixtral.model import VisionBlock, grid_angles
+
+
+class Convolution(nn.Module):
+    """A convolution with a bias, then GELU. Sides shrink by its stride; what is beyond the edge is zero."""
+
+    def __init__(self, before: int, config: ConvConfig, *, plane: bool) -> None:
+        super().__init__()
+        self._config = config
+        self._plane = plane
+        kernel = (config.kernel if plane else 1, config.kernel)
+        self.kernel = Table(config.channels, before, *kernel)
+        self.bias = Table(config.channels)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        conv = self._config
+        # So that a side of whole strides gives exactly a stride's part of it.
+        total = conv.kernel - conv.stride
+        before, after = total // 2, total - total // 2
+        rows = (before, after) if self._plane else (0, 0)
+        x_padded = F.pad(x_BCHW, (before, after, *rows))
+        stride = (conv.stride if self._plane else 1, conv.stride)
+        y_BCHW = F.gelu(F.conv2d(x_padded, self.kernel.weight, self.bias.weight, stride))
+        return x_BCHW + y_BCHW if conv.residual else y_BCHW
+
+
+class StemEncoder(Encoder):
+    """Images [3, height, width], sounds [1, mel bins, frames] and series [channels, 1, length], sides of whole tokens
+    -> [rows * columns, D]."""
+
+    def __init__(self, config: StemConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.modality = config.modality
+        self.placeholder = config.placeholder
+        self._plane = PLANE[config.modality]
+        channels = [config.channels, *(conv.channels for conv in config.convolutions)]
+        self.stem = nn.ModuleList(
+            Convolution(before, conv, plane=self._plane)
+            for before, conv in zip(channels, config.convolutions, strict=False)
+        )
+        size = config.hidden_size
+        shape = PixtralConfig(
+            hidden_size=size,
+            intermediate_size=config.intermediate_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads if config.num_layers else size // 4,
+            patch_size=config.side,
+            image_size=config.side,
+        )
+        self._shape = shape
+        self.layers = nn.ModuleList(VisionBlock(shape) for _ in range(config.num_layers))
+        self.norm = RMSNorm(size, 1e-5)
+        self.projector = Projector(size, hidden_size, "gelu", bias=False)
+
+    def check(self, media: MediaInput) -> None:
+        side, channels = self.config.side, self.config.channels
+        rows, columns = media.grid
+        expected = {
+            "image": (channels, rows * side, columns * side),
+            "audio": (1, channels, columns * side),
+            "series": (channels, 1, columns * side),
+        }[self.modality]
+        if min(media.grid) < 1 or media.shape != expected or not media.whole or (rows > 1 and not self._plane):
+            raise refuse(media, f"{channels} channels of {side} elements a token")
+        if media.tokens > self.config.max_tokens:
+            raise refuse(media, f"at most {self.config.max_tokens} tokens")
+
+    def encode(self, inputs: Sequence[torch.Tensor]) -> Work[list[torch.Tensor]]:
+        maps = yield from self._convolve(inputs)
+        grids = [(one.shape[1], one.shape[2]) for one in maps]
+        lengths = [rows * columns for rows, columns in grids]
+        x_NC = torch.cat([one.flatten(1).T for one in maps])
+        if len(self.layers):
+            angles = grid_angles(self._shape, grids, x_NC.device)
+            for layer in self.layers:
+                assert isinstance(layer, VisionBlock)
+                x_NC = yield from layer.encode(x_NC, angles, lengths)
+        out_ND = yield from in_pieces(lambda rows: self.projector(self.norm(rows)), x_NC)
+        return list(torch.split(out_ND, lengths))
+
+    def _convolve(self, inputs: Sequence[torch.Tensor]) -> Work[list[torch.Tensor]]:
+        """[C, rows, columns] for each input; those of one shape go through the stem together."""
+        dtype = self.norm.weight.dtype
+        maps: dict[int, torch.Tensor] = {}
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for index, one in enumerate(inputs):
+            shapes.setdefault(tuple(one.shape), []).append(index)
+        for indices in shapes.values():
+            x_BCHW = torch.stack([inputs[index] for index in indices]).to(dtype)
+            if self.modality == "audio":
+                x_BCHW = x_BCHW.transpose(1, 2)  # mel bins are channels
+            for convolution in self.stem:
+                x_BCHW = convolution(x_BCHW)
+                yield
+            maps |= dict(zip(indices, x_BCHW, strict=True))
+        return [maps[index] for index in range(len(inputs))]

@@ -1,0 +1,526 @@
+"""The unified architecture: a dense decoder with everything off, and each option against a slow obvious reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import tiny_checkpoints
+from ostro.core.errors import CheckpointError, ConfigError, InvalidRequestError
+from ostro.core.media import MediaInput, Prompt
+from ostro.core.options import EngineOptions
+from ostro.core.request import EngineRequest, TokensEvent
+from ostro.core.sampling import SamplingParams
+from ostro.engine.engine import Engine
+from ostro.models.config import DecoderConfig
+from ostro.models.layers.context import DenseContext
+from ostro.models.layers.decoder import Decoder, FeedForward
+from ostro.models.layers.encoder import finished
+from ostro.models.ostro.config import (
+    MODALITIES,
+    AdapterConfig,
+    GateConfig,
+    LabelGroup,
+    OstroConfig,
+    parse,
+)
+from ostro.models.ostro.model import Levels, NestedFeedForward, RoutedAttention, UnifiedDecoder
+from ostro.models.ostro.stems import ConvConfig, StemConfig
+from ostro.weights.loader import load_model
+from ostro.weights.writer import save_checkpoint
+
+IMAGE, AUDIO, SERIES = 10, 24, 40
+SEES = StemConfig(
+    modality="image",
+    channels=3,
+    convolutions=(ConvConfig(16, 3, 2), ConvConfig(16, 3, 1, residual=True), ConvConfig(32, 3, 2)),
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=48,
+    placeholder=IMAGE,
+)
+HEARS = StemConfig("audio", 20, (ConvConfig(24, 3, 1), ConvConfig(32, 3, 2)), 1, 2, 32, AUDIO)
+COUNTS = StemConfig("series", 2, (ConvConfig(16, 4, 4),), 0, 1, 1, SERIES)
+WIDTHS = (32, 64, 128)
+
+
+def config(**changes: Any) -> OstroConfig:
+    base = DecoderConfig(
+        architecture="ostro",
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        rms_norm_eps=1e-5,
+        rope_theta=1e4,
+        max_position_embeddings=512,
+        windows=(0, 0, 16, 0),
+        tie_word_embeddings=False,
+    )
+    fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    return OstroConfig(**{**fields, **changes})
+
+
+WHOLE: dict[str, Any] = {
+    "windows": (0,) * 4,
+    "encoders": (SEES, HEARS, COUNTS),
+    "adapter": AdapterConfig(layer=2, width=8),
+    "gate": GateConfig(layer=1, widths=WIDTHS, thresholds=(0.0, 0.0)),
+    "routing": True,
+    "unrotated": 2,
+    "labels": (LabelGroup("photo", ("cat", "dog")), LabelGroup("digit", ("0", "1", "2"))),
+    "embedding": 24,
+}
+
+
+def make(seed: int = 0, **changes: Any) -> UnifiedDecoder:
+    torch.manual_seed(seed)
+    model = UnifiedDecoder(config(**changes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.normal_(std=0.15)
+    return model.eval()
+
+
+def ids_of(length: int, seed: int) -> torch.Tensor:
+    return torch.randint(50, 128, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+def run(model: Decoder, ids_T: torch.Tensor, modalities_T: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        context = DenseContext(modalities_T=modalities_T)
+        out: torch.Tensor = model.logits(model(ids_T, torch.arange(len(ids_T)), context, **options))
+    return out
+
+
+# Everything off
+
+
+def test_with_everything_off_it_is_the_dense_decoder_bit_by_bit(tmp_path: Path) -> None:
+    tiny = tiny_checkpoints.make("mistral-nemo", tmp_path / "m")
+    ids = ids_of(90, 1)
+    dense = run(load_model(tiny.folder), ids)
+    file = tiny.folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "ostro"}))
+    model = load_model(tiny.folder)
+    assert isinstance(model, UnifiedDecoder)
+    assert torch.equal(run(model, ids), dense)
+    assert model.label_scores(torch.zeros(48)) == []
+
+
+def test_with_everything_on_and_neutral_it_is_the_dense_decoder() -> None:
+    """All channels for every token, routes and adapters that add nothing: the dense decoder with the same weights,
+    whose channels are the segments' one after the other."""
+    model = make(**WHOLE | {"gate": GateConfig(1, WIDTHS, (-1e9, -1e9))})
+    dense = Decoder(config(windows=(0,) * 4, unrotated=2))
+    weights = model.state_dict()
+    for name in dense.state_dict():
+        if ".feed_forward." in name:
+            layer, part = name.split(".feed_forward.")
+            segments = [weights[f"{layer}.feed_forward.segments.{i}.{part}"] for i in range(3)]
+            if part == "down.weight":
+                weights[name] = torch.cat(segments, 1)
+            else:
+                weights[name] = torch.cat([s.chunk(2)[half] for half in range(2) for s in segments])
+    dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
+    with torch.no_grad():
+        for block in model.layers:
+            block.attention.router.weight.zero_()  # type: ignore[union-attr]
+            block.attention.qkv.weight.copy_(_silent(block.attention))  # type: ignore[union-attr]
+        for name, block in zip(range(4), dense.layers, strict=True):
+            block.attention.qkv.weight.copy_(model.layers[name].attention.qkv.weight)  # type: ignore[union-attr, index]
+        for adapter in model.adapters.values():
+            adapter.up.weight.zero_()  # type: ignore[union-attr]
+    ids = ids_of(60, 2)
+    modalities = torch.arange(60) % 4
+    # Layers before the gate run text narrow; the same layers with all channels are what is compared.
+    top = torch.full((60,), 2)
+    torch.testing.assert_close(run(model, ids, modalities, levels_T=top), run(dense, ids), atol=1e-4, rtol=0)
+
+
+def _silent(attention: Any) -> torch.Tensor:
+    """The projection without what routing overwrites, so that the dense decoder has nothing there either."""
+    weight = attention.qkv.weight.clone().view(-1, attention.spec.head_dim, 64)
+    weight[: attention.spec.heads + attention.spec.kv_heads, attention._places] = 0
+    return weight.view(attention.qkv.weight.shape)
+
+
+# Channels
+
+
+def slow_feed_forward(layer: NestedFeedForward, x_TD: torch.Tensor, levels: Sequence[int]) -> torch.Tensor:
+    """Each row by itself, channel by channel up to its width, as masks would have it."""
+    gate = torch.cat([s.gate_up.part("gate") for s in layer.segments])  # type: ignore[union-attr, operator]
+    up = torch.cat([s.gate_up.part("up") for s in layer.segments])  # type: ignore[union-attr, operator]
+    down = torch.cat([s.down.weight for s in layer.segments], 1)  # type: ignore[union-attr, misc, list-item]
+    rows = []
+    for x_D, level in zip(x_TD, levels, strict=True):
+        inner_F = F.silu(gate @ x_D) * (up @ x_D)
+        inner_F[WIDTHS[level] :] = 0
+        rows.append(down @ inner_F)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    "levels", [[0] * 9, [2] * 9, [1] * 9, [0, 1, 2, 2, 1, 0, 0, 1, 2], [0, 0, 0, 0, 0, 0, 0, 0, 2]]
+)
+def test_narrow_rows_run_the_first_channels(levels: list[int]) -> None:
+    model = make(**WHOLE)
+    layer = model.layers[0].feed_forward
+    assert isinstance(layer, NestedFeedForward)
+    x_TD = torch.randn(9, 64)
+    with torch.inference_mode():
+        out = layer(x_TD, Levels.of(torch.tensor(levels), 3))
+        torch.testing.assert_close(out, slow_feed_forward(layer, x_TD, levels), atol=1e-5, rtol=0)
+
+
+def test_channels_that_are_pruned_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real smaller products: rows times channels of every product that runs."""
+    model = make(**WHOLE)
+    ran: list[tuple[int, int]] = []
+    plain = FeedForward.forward
+
+    def counted(self: FeedForward, x_TD: torch.Tensor) -> torch.Tensor:
+        ran.append((len(x_TD), self.down.in_features))
+        return plain(self, x_TD)
+
+    monkeypatch.setattr(FeedForward, "forward", counted)
+    ids = ids_of(50, 3)
+    for level, share in ((0, 0.25), (1, 0.5), (2, 1.0)):
+        ran.clear()
+        run(model, ids, levels_T=torch.full((50,), level))
+        assert sum(rows * width for rows, width in ran) == 50 * 128 * 4 * share
+    ran.clear()
+    run(model, ids)
+    gated = sum(rows * width for rows, width in ran)
+    assert 50 * 128 * 4 * 0.25 <= gated < 50 * 128 * 4
+
+
+def test_levels_follow_the_gate_and_other_senses_run_whole() -> None:
+    model = make(**WHOLE)
+    ids, modalities = ids_of(40, 4), torch.tensor([0] * 20 + [1] * 10 + [0] * 10)
+    scores: list[torch.Tensor] = []
+    plain = run(model, ids, modalities, scores=scores)
+    (scores_TL,) = scores
+    above = (scores_TL > 0).tolist()
+    levels = torch.tensor([0 if not first else 1 if not second else 2 for first, second in above])
+    levels[modalities != 0] = 2
+    assert len(set(levels.tolist())) == 3, "the scores of a random gate are on both sides"
+    first = torch.where(modalities == 0, 0, 2)
+    # Before the gate text is narrow, behind it as the gate says: the two stages run apart.
+    positions = torch.arange(40)
+    with torch.inference_mode():
+        stream = model(ids, positions, DenseContext(modalities_T=modalities), range(0, 1), levels_T=first)
+        hidden = model(stream, positions, DenseContext(modalities_T=modalities), range(1, 4), levels_T=levels)
+        torch.testing.assert_close(model.logits(hidden), plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 17, 39])
+def test_nothing_sees_what_comes_after_it(length: int) -> None:
+    """Widths too: a token's level does not depend on later ones."""
+    model = make(**WHOLE)
+    ids, modalities = ids_of(40, 5), torch.tensor([0] * 10 + [1] * 10 + [2] * 10 + [0] * 10)
+    whole = run(model, ids, modalities)
+    part = run(model, ids[:length], modalities[:length])
+    torch.testing.assert_close(part, whole[:length], atol=1e-4, rtol=0)
+
+
+# Routing
+
+
+def test_routes_are_factors_on_the_weights_of_a_sense() -> None:
+    """Attention with the added scores written out, against routes that ride in the heads."""
+    model = make(**WHOLE)
+    attention = model.layers[1].attention
+    assert isinstance(attention, RoutedAttention)
+    spec, count = attention.spec, 30
+    x_TD = torch.randn(count, 64)
+    modalities = torch.randint(0, 4, (count,), generator=torch.Generator().manual_seed(0))
+    rotation = model.rotary(torch.arange(count))
+    with torch.inference_mode():
+        ours = attention(x_TD, rotation, DenseContext(modalities_T=modalities))
+        qkv = (x_TD @ attention.qkv.weight.T).view(count, -1, 16)  # type: ignore[union-attr]
+        kept = [d for d in range(16) if d not in attention._places]
+        routes = (x_TD @ attention.router.weight.T).view(count, 4, 4)  # type: ignore[union-attr]
+        half = 8
+        cos, sin = rotation.cos, rotation.sin
+        outs = []
+        for head in range(4):
+            q, k, v = qkv[:, head], qkv[:, 4 + head // 2], qkv[:, 6 + head // 2]
+            q, k = (
+                torch.cat((x[:, :half] * cos - x[:, half:] * sin, x[:, half:] * cos + x[:, :half] * sin), 1)
+                for x in (q, k)
+            )
+            scores = q[:, kept] @ k[:, kept].T * spec.scale + routes[:, head][:, modalities]
+            scores = scores.masked_fill(torch.ones(count, count).triu(1).bool(), float("-inf"))
+            outs.append(scores.softmax(1) @ v)
+        expected = torch.cat(outs, 1) @ attention.output.weight.T  # type: ignore[union-attr]
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_routes_can_be_watched() -> None:
+    model = make(**WHOLE)
+    attention = model.layers[2].attention
+    assert isinstance(attention, RoutedAttention)
+    attention.watch = []
+    run(model, ids_of(20, 6), torch.arange(20) % 4)
+    assert attention.watch[0].shape == (20, len(MODALITIES))
+    assert (attention.watch[0] > 0).all()
+
+
+# The engine
+
+
+def image(seed: int, rows: int, columns: int) -> MediaInput:
+    pixels = torch.randn(3, rows * 4, columns * 4, generator=torch.Generator().manual_seed(seed))
+    return MediaInput.of("image", pixels.numpy(), (rows, columns))
+
+
+def sound(seed: int, tokens: int) -> MediaInput:
+    mel = torch.randn(1, 20, tokens * 2, generator=torch.Generator().manual_seed(seed))
+    return MediaInput.of("audio", mel.numpy(), (1, tokens))
+
+
+def series(seed: int, tokens: int) -> MediaInput:
+    numbers = torch.randn(2, 1, tokens * 4, generator=torch.Generator().manual_seed(seed))
+    return MediaInput.of("series", numbers.numpy(), (1, tokens))
+
+
+PLACES = {"image": IMAGE, "audio": AUDIO, "series": SERIES}
+
+
+def prompt(*parts: int | MediaInput) -> Prompt:
+    ids: list[int] = []
+    media = []
+    for index, part in enumerate(parts):
+        if isinstance(part, int):
+            ids += ids_of(part, 100 + index).tolist()
+        else:
+            ids += [PLACES[part.modality]] * part.tokens
+            media.append(part)
+    return Prompt.placing(ids, media, PLACES)
+
+
+def reference(model: UnifiedDecoder, one: Prompt, answer: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of prompt and answer in one dense pass, and the hidden state at the prompt's end."""
+    ids = torch.tensor([*one.token_ids, *answer])
+    modalities = torch.zeros(len(ids), dtype=torch.int64)
+    with torch.inference_mode():
+        x_TD = model.embed(ids, torch.float32)
+        inputs = {media.digest: media for media in one.media}
+        for span in one.spans:
+            encoder = model.encoder(span.modality)
+            assert encoder is not None
+            (rows,) = finished(encoder.encode([torch.tensor(inputs[span.digest].array())]))
+            x_TD[span.start : span.stop] = rows[span.offset : span.offset + span.length]
+            modalities[span.start : span.stop] = MODALITIES.index(span.modality)
+        hidden = model(x_TD, torch.arange(len(ids)), DenseContext(modalities_T=modalities))
+        return model.logits(hidden), hidden[len(one.token_ids) - 1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unified") / "m"
+    save_checkpoint(make(**WHOLE), folder, dtype=torch.float32)
+    return folder
+
+
+def drain(engine: Engine, prompts: Sequence[Prompt], new: int = 10) -> list[list[TokensEvent]]:
+    events: list[list[TokensEvent]] = [[] for _ in prompts]
+    for index, one in enumerate(prompts):
+        params = SamplingParams(temperature=0, max_tokens=new, logprobs=0)
+        engine.add(
+            EngineRequest(
+                request_id=str(index),
+                prompt_token_ids=one.token_ids,
+                spans=one.spans,
+                media=one.media,
+                params=params,
+                seed=0,
+            )
+        )
+    while engine.has_work:
+        for event in engine.step():
+            events[int(event.request_id)].append(event)
+    return events
+
+
+PROMPTS = [
+    prompt(12),
+    prompt(5, image(0, 2, 3), 9),
+    prompt(sound(1, 11), 4),
+    prompt(3, series(2, 6), 3, image(1, 4, 4), sound(3, 5), 20),
+    prompt(40, image(0, 2, 3), 2),
+]
+
+
+@pytest.mark.parametrize("budget", [1024, 13])
+def test_mixed_batches_match_the_dense_pass(folder: Path, budget: int) -> None:
+    engine = Engine.load(
+        EngineOptions(model=str(folder), block_size=4, kv_memory=4_000_000, max_batch_tokens=budget, max_num_seqs=8)
+    )
+    model = engine.runner.model
+    assert isinstance(model, UnifiedDecoder)
+    for one, events in zip(PROMPTS, drain(engine, PROMPTS), strict=True):
+        tokens = [token for event in events for token in event.token_ids]
+        logits, at_end = reference(model, one, tokens)
+        logits = logits[len(one.token_ids) - 1 : -1].log_softmax(-1)
+        got = torch.tensor([item.logprob for event in events for item in event.logprobs or []])
+        torch.testing.assert_close(got, logits[torch.arange(len(tokens)), tokens], atol=1e-3, rtol=0)
+        assert [label.label for label in events[0].labels] == [one.label for one in model.label_scores(at_end)]
+        assert all(not event.labels for event in events[1:])
+
+
+def test_prefixes_are_reused_with_what_was_seen(folder: Path) -> None:
+    engine = Engine.load(EngineOptions(model=str(folder), block_size=4, kv_memory=4_000_000))
+    (first,) = drain(engine, [PROMPTS[3]])
+    (again,) = drain(engine, [PROMPTS[3]])
+    assert again[0].cached_tokens > 40
+    assert [event.token_ids for event in again] == [event.token_ids for event in first]
+    assert [(one.label, one.group) for one in again[0].labels] == [(one.label, one.group) for one in first[0].labels]
+
+
+def test_vectors_are_of_the_shared_space(folder: Path) -> None:
+    engine = Engine.load(EngineOptions(model=str(folder), block_size=4, kv_memory=4_000_000))
+    for index, one in enumerate(PROMPTS):
+        engine.add(
+            EngineRequest(
+                request_id=str(index),
+                prompt_token_ids=one.token_ids,
+                spans=one.spans,
+                media=one.media,
+                params=SamplingParams(max_tokens=1),
+                seed=0,
+                pooling="mean",
+            )
+        )
+    sizes = set()
+    while engine.has_work:
+        sizes |= {len(event.embedding or b"") for event in engine.step()}
+    assert sizes == {24 * 4}
+
+
+def test_quantised_on_load_it_still_answers(folder: Path) -> None:
+    engine = Engine.load(EngineOptions(model=str(folder), block_size=4, kv_memory=4_000_000, quantize="int8"))
+    assert engine.runner.model.quantised
+    assert engine.runner._native is None, "its layers are not those of the native step"
+    for one, events in zip(PROMPTS, drain(engine, PROMPTS), strict=True):
+        assert sum(len(event.token_ids) for event in events) == 10, one
+
+
+# Checkpoints
+
+
+def test_what_is_written_is_what_is_read(folder: Path) -> None:
+    model, again = make(**WHOLE), load_model(folder)
+    assert again.config == dataclasses.replace(model.config, dtype="float32", eos_token_ids=(2,))
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_a_checkpoint_without_one_of_its_parts_is_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    for part in ("width_gate.score.bias", "adapters.audio.up", "label_head.bias", "stem.1.bias", "router"):
+        target = tmp_path / part
+        shutil.copytree(folder, target)
+        tensors = load_file(target / "model.safetensors")
+        kept = {name: value for name, value in tensors.items() if part not in name}
+        assert len(kept) < len(tensors)
+        save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=f"lacks the tensor.*{part}"):
+            load_model(target)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"gate": {"layer": 1, "widths": [32, 64], "thresholds": [0.0]}}, "the last of them"),
+        ({"gate": {"layer": 1, "widths": [64, 32, 128], "thresholds": [0.0, 0.0]}}, "ascending"),
+        ({"gate": {"layer": 9, "widths": [64, 128], "thresholds": [0.0]}}, "layer=9"),
+        ({"gate": {"layer": 1, "widths": [64, 128], "thresholds": []}}, "one finite threshold"),
+        ({"gate": {"layer": 1, "widths": "all", "thresholds": []}}, "lists of numbers"),
+        ({"gate": []}, "JSON object"),
+        ({"gate": {"layer": 1, "widths": [64, 128], "thresholds": [0.0], "soft": True}}, "soft"),
+        ({"adapter": {"layer": 4, "width": 8}}, "layer=4"),
+        ({"adapter": {"layer": 1}}, "width"),
+        ({"unrotated": 0}, "unrotated"),
+        ({"unrotated": 9}, "unrotated"),
+        ({"embedding_size": -1}, "embedding_size"),
+        ({"labels": {"a": []}}, "empty"),
+        ({"labels": {"a": ["x", "x"]}}, "twice"),
+        ({"labels": ["x"]}, "object of lists"),
+        ({"encoders": {"smell": {}}}, "convolutions"),
+        ({"encoders": 3}, "object of encoders"),
+        ({"widths": 3}, "widths"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(folder: Path, changes: dict[str, Any], match: str) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    with pytest.raises(ConfigError, match=match):
+        parse(values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"convolutions": ()}, "at least one"),
+        ({"convolutions": (ConvConfig(16, 3, 4),)}, "impossible"),
+        ({"convolutions": (ConvConfig(16, 3, 2, residual=True),)}, "another shape"),
+        ({"modality": "smell"}, "no known sense"),
+        ({"num_heads": 3}, "heads of a multiple of 4"),
+    ],
+)
+def test_encoders_that_cannot_be_are_refused(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        dataclasses.replace(SEES, **changes)
+
+
+# Encoders
+
+
+def test_inputs_are_encoded_together_as_alone() -> None:
+    model = make(**WHOLE)
+    for inputs in (
+        [image(0, 2, 3), image(1, 4, 4), image(2, 2, 3), image(3, 16, 12)],
+        [sound(0, 5), sound(1, 9), sound(2, 200)],
+        [series(0, 3), series(1, 3)],
+    ):
+        encoder = model.encoder(inputs[0].modality)
+        assert encoder is not None
+        tensors = [torch.tensor(one.array()) for one in inputs]
+        with torch.inference_mode():
+            together = finished(encoder.encode(tensors))
+            for one, tensor, output in zip(inputs, tensors, together, strict=True):
+                encoder.check(one)
+                (alone,) = finished(encoder.encode([tensor]))
+                assert output.shape == (one.tokens, 64)
+                torch.testing.assert_close(output, alone, atol=1e-5, rtol=0)
+
+
+def test_an_encoder_takes_inputs_of_its_own_shape_only() -> None:
+    encoder = make(**WHOLE).encoder("image")
+    assert encoder is not None
+    good = image(0, 2, 3)
+    for shape, grid in (((3, 8, 12), (3, 2)), ((1, 8, 12), (2, 3)), ((3, 8), (2, 3)), ((3, 9, 12), (2, 3))):
+        wrong = MediaInput("image", "x", shape, good.data, grid)
+        with pytest.raises(InvalidRequestError, match="encoder takes"):
+            encoder.check(wrong)
+    many = MediaInput.of("image", torch.zeros(3, 400, 400).numpy(), (100, 100))
+    with pytest.raises(InvalidRequestError, match="at most 4096 tokens"):
+        encoder.check(many)
