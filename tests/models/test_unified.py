@@ -31,6 +31,7 @@ from ostro.models.ostro.config import (
     OstroConfig,
     parse,
 )
+from ostro.models.ostro.encoder import Convolution, StemEncoder
 from ostro.models.ostro.model import Levels, NestedFeedForward, RoutedAttention, UnifiedDecoder
 from ostro.models.ostro.stems import ConvConfig, StemConfig
 from ostro.weights.loader import load_model
@@ -40,7 +41,7 @@ IMAGE, AUDIO, SERIES = 10, 24, 40
 SEES = StemConfig(
     modality="image",
     channels=3,
-    convolutions=(ConvConfig(16, 3, 2), ConvConfig(16, 3, 1, residual=True), ConvConfig(32, 3, 2)),
+    convolutions=(ConvConfig(16, 3, 2), ConvConfig(16, residual=True), ConvConfig(32, pool=2)),
     num_layers=2,
     num_heads=2,
     intermediate_size=48,
@@ -436,7 +437,7 @@ def test_a_checkpoint_without_one_of_its_parts_is_refused(folder: Path, tmp_path
 
     from safetensors.torch import load_file, save_file
 
-    for part in ("width_gate.score.bias", "adapters.audio.up", "label_head.bias", "stem.1.bias", "router"):
+    for part in ("width_gate.score.bias", "adapters.audio.up", "label_head.bias", "stem.1.shift", "router"):
         target = tmp_path / part
         shutil.copytree(folder, target)
         tensors = load_file(target / "model.safetensors")
@@ -483,6 +484,8 @@ def test_configs_that_cannot_be_are_refused(folder: Path, changes: dict[str, Any
         ({"convolutions": (ConvConfig(16, 3, 4),)}, "impossible"),
         ({"convolutions": (ConvConfig(16, 3, 2, residual=True),)}, "another shape"),
         ({"modality": "smell"}, "no known sense"),
+        ({"activation": "relu6"}, "activation"),
+        ({"rope_theta": 0.0}, "rope_theta"),
         ({"num_heads": 3}, "heads of a multiple of 4"),
     ],
 )
@@ -511,6 +514,30 @@ def test_inputs_are_encoded_together_as_alone() -> None:
                 (alone,) = finished(encoder.encode([tensor]))
                 assert output.shape == (one.tokens, 64)
                 torch.testing.assert_close(output, alone, atol=1e-5, rtol=0)
+
+
+def test_statistics_of_training_become_scales_and_shifts() -> None:
+    """What is served normalises over no batch, and gives what the trained stem gives."""
+    encoder = make(**WHOLE).encoder("image")
+    assert isinstance(encoder, StemEncoder)
+    inputs = [torch.tensor(image(seed, 4, 4).array()) for seed in range(8)]
+    encoder.normalise()
+    encoder.train()
+    for _ in range(3):
+        finished(encoder.encode(inputs))
+    encoder.eval()
+    with torch.no_grad():
+        for convolution in encoder.stem:
+            assert isinstance(convolution, Convolution)
+            assert convolution.statistics is not None
+            convolution.statistics.weight.normal_()  # of both signs: a scale goes behind the pool
+            convolution.statistics.bias.normal_()
+        before = finished(encoder.encode(inputs))
+        encoder.settle()
+        after = finished(encoder.encode(inputs))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder.modules())
+    for first, second in zip(before, after, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
 
 
 def test_an_encoder_takes_inputs_of_its_own_shape_only() -> None:

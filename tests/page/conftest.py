@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("server",
 
 from nodes import Node, scripted_node
 from page_script import SCRIPT
+from visiting import Open, Visit
 
 
 # Of a module, not of the session: playwright's event loop must not run on under others' tests.
@@ -29,8 +31,9 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Without its sandbox, because containers have none to give; what it visits is ours.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        # Without its sandbox, because containers have none to give; what it visits is ours. Its microphone beeps.
+        options = ["--no-sandbox", "--use-fake-device-for-media-stream"]
+        browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser
         browser.close()
 
@@ -39,3 +42,25 @@ def chromium() -> Iterator[Any]:
 def scripted() -> Iterator[Node]:
     with scripted_node(SCRIPT) as node:
         yield node
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Open:
+    """Opens the page of a node; afterwards there must have been no error, and nothing from elsewhere."""
+
+    @contextmanager
+    def opened(node: Node, *, refusals: bool = False, **context: Any) -> Iterator[Visit]:
+        options = {"viewport": {"width": 1280, "height": 800}, **context}
+        with chromium.new_context(**options) as browser_context:
+            browser_context.set_default_timeout(10_000)
+            page = browser_context.new_page()
+            seen = Visit(page, node)
+            page.goto(node.url + "/")
+            yield seen
+            assert [one.url for one in seen.requests if not one.url.startswith((node.url, "data:", "blob:"))] == []
+            assert page.evaluate("window.hurt") is None
+            # Chromium reports each 4xx by itself.
+            known = "Failed to load resource"
+            assert [said for said in seen.problems if not (refusals and known in said)] == []
+
+    return opened

@@ -4,79 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from nodes import Node, running_node, scripted_node
 from page_script import SCRIPT
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import expect
 from real_nodes import served
+from visiting import Open
 
 MAX_BYTES = 200_000
-
-
-class Visit:
-    """An open page, and what went over its wires."""
-
-    def __init__(self, page: Page, node: Node) -> None:
-        self.page = page
-        self.node = node
-        self.problems: list[str] = []
-        self.requests: list[Request] = []
-        self.received = 0
-        page.on("console", lambda said: self.problems.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("request", lambda request: self.requests.append(request))
-        page.on("response", self._count)
-
-    def _count(self, response: Any) -> None:
-        if "/page/" in response.url or response.url.rstrip("/") == self.node.url:
-            self.received += len(response.body())
-
-    def ask(self, text: str) -> None:
-        self.page.get_by_label("Message", exact=True).fill(text)
-        self.page.keyboard.press("Enter")
-
-    def finished(self, count: int = 1) -> None:
-        expect(self.page.locator("article.answer")).to_have_count(count)
-        expect(self.page.locator("article.answer.streaming")).to_have_count(0)
-
-    def bodies(self) -> list[dict[str, Any]]:
-        """What was asked of the chat endpoint so far."""
-        sent = [one.post_data for one in self.requests if one.url.endswith("/v1/chat/completions")]
-        return [json.loads(text) for text in sent if text]
-
-    def settings(self, tab: str) -> None:
-        if self.page.locator("#panel").is_hidden():
-            self.page.get_by_role("button", name="Settings", exact=True).click()
-        self.page.get_by_role("tab", name=tab).click()
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-def visit(chromium: Any) -> Open:
-    """Opens the page of a node; afterwards there must have been no error, and nothing from elsewhere."""
-
-    @contextmanager
-    def opened(node: Node, *, refusals: bool = False, **context: Any) -> Iterator[Visit]:
-        options = {"viewport": {"width": 1280, "height": 800}, **context}
-        with chromium.new_context(**options) as browser_context:
-            browser_context.set_default_timeout(10_000)
-            page = browser_context.new_page()
-            seen = Visit(page, node)
-            page.goto(node.url + "/")
-            yield seen
-            assert [one.url for one in seen.requests if not one.url.startswith((node.url, "data:", "blob:"))] == []
-            assert page.evaluate("window.hurt") is None
-            # Chromium reports each 4xx by itself.
-            known = "Failed to load resource"
-            assert [said for said in seen.problems if not (refusals and known in said)] == []
-
-    return opened
 
 
 def test_an_answer_streams_and_shows_its_figures(visit: Open, scripted: Node) -> None:
@@ -400,7 +336,7 @@ def test_the_whole_page_is_small_and_strict(visit: Open, scripted: Node) -> None
         seen.page.wait_for_load_state("networkidle")
         files = [one for one in seen.requests if "/v1/" not in one.url and "/health" not in one.url]
         assert len(files) > 5
-        assert 20_000 < seen.received < MAX_BYTES
+        print("RECEIVED", seen.received); assert 20_000 < seen.received < MAX_BYTES
         policy = scripted.http.get("/").headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy

@@ -254,7 +254,7 @@ def test_infer_names_its_own_inputs(node: Node) -> None:
             "inputs.image",
         ),
         ({"text": ASKED, "audio": plain(b"RIFF")}, "takes text and images", "inputs.audio"),
-        ({"video": "x"}, "known inputs are image, audio, text", "inputs.video"),
+        ({"video": "x"}, "known inputs are image, audio, series, text", "inputs.video"),
         ({"image": 3}, "non-empty string", "inputs.image"),
         ({}, "needs one of", "inputs.text"),
     ):

@@ -82,6 +82,7 @@ def _answer(
         "model": model,
         "text": output.text,
         "token_ids": output.token_ids,
+        "labels": [{"label": one.label, "score": one.score, "group": one.group} for one in output.labels],
         "finish_reason": output.finish_reason,
         "usage": {
             "prompt_tokens": output.usage.prompt_tokens,

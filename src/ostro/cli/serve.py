@@ -67,6 +67,9 @@ def serve(
     max_upload: str | None = typer.Option(
         None, help="Most bytes of an uploaded file, such as 512MiB, which is the default."
     ),
+    max_audio: str | None = typer.Option(
+        None, help="Most bytes of a sound to transcribe, such as 25MiB, which is the default."
+    ),
     allow_media_from: list[str] | None = typer.Option(
         None,
         metavar="HOST",
@@ -135,6 +138,7 @@ def serve(
         max_body=parse_size(max_body),
         max_image=parse_size(max_image),
         max_upload=parse_size(max_upload),
+        max_audio=parse_size(max_audio),
         media_from=allow_media_from or (),
         memory_limit=parse_size(memory_limit),
         grace_s=grace,
@@ -192,6 +196,7 @@ def run_server(
     max_body: int | None = None,
     max_image: int | None = None,
     max_upload: int | None = None,
+    max_audio: int | None = None,
     media_from: Sequence[str] = (),
     memory_limit: int | None,
     grace_s: float,
@@ -206,6 +211,7 @@ def run_server(
     from ostro.link import EngineProcess
     from ostro.media.senses import read_senses
     from ostro.server import ServedModel, create_app, serve
+    from ostro.server.routes.audio import MAX_AUDIO_BYTES
     from ostro.server.routes.files import MAX_UPLOAD_BYTES
     from ostro.server.run import bind
     from ostro.tokenizer import load_tokenizer
@@ -242,6 +248,7 @@ def run_server(
         max_body_bytes=max_body or MAX_BODY_BYTES,
         max_image_bytes=max_image or MAX_IMAGE_BYTES,
         max_upload_bytes=max_upload or MAX_UPLOAD_BYTES,
+        max_audio_bytes=max_audio or MAX_AUDIO_BYTES,
         media_from=media_from,
         store=store or store_file(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from ostro.core.errors import InvalidRequestError
 
 # In the order in which a model gets them: what is asked comes last.
-INPUTS = ("image", "audio", "text")
+INPUTS = ("image", "audio", "series", "text")
 # What files begin with: (offset, bytes, format).
 _SIGNATURES = (
     (0, b"\x89PNG", "png"),
@@ -30,8 +31,8 @@ _SIGNATURES = (
 )
 
 
-def wire_inputs(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """Strings by name: texts, data URLs and base64 as they are; bytes and paths of files in base64.
+def wire_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """By name: texts, data URLs and base64 as they are; bytes and paths of files in base64; series as lists of numbers.
 
     Raises InvalidRequestError for unknown names, files that cannot be read, and where nothing is given.
     """
@@ -47,14 +48,16 @@ def wire_inputs(inputs: Mapping[str, Any]) -> dict[str, str]:
     return given
 
 
-def as_content(inputs: Mapping[str, str]) -> str | list[dict[str, Any]]:
+def as_content(inputs: Mapping[str, Any]) -> str | list[dict[str, Any]]:
     """The same as a chat message's content, in OpenAI's shape."""
     if list(inputs) == ["text"]:
-        return inputs["text"]
+        return str(inputs["text"])
     parts: list[dict[str, Any]] = []
     for name, value in inputs.items():
         if name == "text":
             parts.append({"type": "text", "text": value})
+        elif name == "series":
+            parts.append({"type": "input_series", "input_series": value})
         elif name == "image":
             plain = value.startswith(("data:", "http://", "https://"))
             url = value if plain else f"data:image/{_format(name, value)};base64,{value}"
@@ -65,7 +68,9 @@ def as_content(inputs: Mapping[str, str]) -> str | list[dict[str, Any]]:
     return parts
 
 
-def _wire(name: str, value: Any) -> str:
+def _wire(name: str, value: Any) -> str | list[float]:
+    if name == "series":
+        return _numbers(value)
     if name != "text" and isinstance(value, bytes | bytearray | memoryview):
         value = base64.b64encode(value).decode()
     elif name != "text" and isinstance(value, os.PathLike):
@@ -77,6 +82,22 @@ def _wire(name: str, value: Any) -> str:
         takes = "a non-empty string" if name == "text" else "base64, a data URL, bytes or the path of a file"
         raise InvalidRequestError(f"inputs['{name}'] must be {takes}.", param=f"inputs.{name}")
     return value
+
+
+def _numbers(value: Any) -> list[float]:
+    """Of any sequence, arrays too, or of `{"values": …}`."""
+    value = value.get("values") if isinstance(value, Mapping) else value
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        numbers = [float(one) for one in value]
+        if not numbers or not all(map(math.isfinite, numbers)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequestError(
+            "inputs['series'] must be a list of finite numbers, with at least one of them.", param="inputs.series"
+        ) from error
+    return numbers
 
 
 def _format(name: str, encoded: str) -> str:

@@ -19,12 +19,21 @@ _DONE = "[DONE]"
 
 
 @dataclass(frozen=True)
+class Label:
+    """score: its probability among the labels of its group, and none of them. group: such as "intent"."""
+
+    label: str
+    score: float
+    group: str = ""
+
+
+@dataclass(frozen=True)
 class InferResult:
     """What `infer` gives. route: "edge" or "cloud", and the reason why. labels: found labels, where a model gives
     any. cost: 0.0 on an edge node, None where the node tells no price. latency_ms: from the call to the answer."""
 
     text: str
-    labels: list[str]
+    labels: list[Label]
     route: str
     reason: str
     usage: Usage
@@ -117,6 +126,13 @@ def chat_result(body: dict[str, Any]) -> ChatResult:
     )
 
 
+def _label(value: Any) -> Label:
+    """As nodes here tell them, or a bare name."""
+    if not isinstance(value, Mapping):
+        return Label(str(value), 1.0)
+    return Label(str(value.get("label", "")), float(value.get("score") or 0.0), str(value.get("group") or ""))
+
+
 def _text(message: Mapping[str, Any]) -> str:
     """A message's text; where its content is in parts, that of its text parts."""
     content = message.get("content") or ""
@@ -139,7 +155,7 @@ def infer_result(body: dict[str, Any], node: Candidate, started: float) -> Infer
     cost = body.get("cost")
     return InferResult(
         text=chat_result(body).text if "choices" in body else body["text"],
-        labels=list(body.get("labels") or ()),
+        labels=[_label(one) for one in body.get("labels") or ()],
         route=node.route,
         reason=node.reason,
         usage=usage_of(body),

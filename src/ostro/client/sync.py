@@ -73,8 +73,9 @@ class Client(Settings):
         temperature: float = 0.0,
         **options: Any,
     ) -> InferResult:
-        """Answer `inputs={"text": …, "image": …, "audio": …}`, at least one of them, on the node that `mode` ("auto",
-        "edge" or "cloud") leads to. Images and sounds are bytes, the path of a file, base64 or a data URL.
+        """Answer `inputs={"text": …, "image": …, "audio": …, "series": …}`, at least one of them, on the node
+        that `mode` ("auto", "edge" or "cloud") leads to. Images and sounds are bytes, the path of a file, base64 or a
+        data URL; a series is numbers.
 
         Raises InvalidRequestError for inputs that cannot be sent, and whatever the server answers.
         """

@@ -78,8 +78,8 @@ class _Run:
             )
         if any(type(block) is not Block for block in filling.model.layers):
             raise ConfigError(
-                f"{filling.folder.path} is of the architecture '{filling.model.config.architecture}', which is quantised "
-                "while it is trained, or on load: ostro serve --quantize."
+                f"{filling.folder.path} is of the architecture '{filling.model.config.architecture}', which is "
+                "quantised on load: ostro serve --quantize."
             )
         self._model: Decoder = filling.model.to(torch.float32)
         self._names = _stored_names(filling)

@@ -35,12 +35,14 @@ class PromptTooLongError(InvalidRequestError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, max_tokens: int | None, context: int) -> None:
+    def __init__(self, prompt_tokens: int, max_tokens: int | None, context: int, *, at_least: bool = False) -> None:
+        """at_least: the prompt was not read to its end."""
         asked = "" if max_tokens is None else f" and max_tokens={max_tokens} more are asked for"
         super().__init__(
             # Clients tell this error from others by how its first sentence begins.
-            f"This model's maximum context length is {context} tokens, but the prompt is {prompt_tokens} tokens "
-            f"long{asked}. Shorten the prompt or lower max_tokens.",
+            f"This model's maximum context length is {context} tokens, but the prompt is "
+            f"{'at least ' if at_least else ''}{prompt_tokens} tokens long{asked}. Shorten the prompt or lower "
+            "max_tokens.",
             param="messages",
         )
         self.prompt_tokens = prompt_tokens

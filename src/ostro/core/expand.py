@@ -45,6 +45,7 @@ def expand(
     salt: str = "",
     spans: Sequence[MediaSpan] = (),
     media: Sequence[MediaInput] = (),
+    inspect: bool = False,
 ) -> list[EngineRequest]:
     """`params.n` engine requests, with everything decided that an engine must not decide by itself.
 
@@ -79,6 +80,7 @@ def expand(
             salt=salt,
             spans=list(spans),
             media=list(media),
+            inspect=inspect,
         )
         for index in range(params.n)
     ]

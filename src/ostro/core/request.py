@@ -19,6 +19,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: resolved by the caller, never None: sampling is keyed by (seed, position).
     group: siblings of one prompt (`n` > 1) share it; they wait for the first to have cached the prompt.
     salt: tenant salt of the block hashes; equal prompts under other salts share no cache.
+    inspect: tell how attention was routed between the senses while the prompt was read; the prompt is read whole then.
     spans, media: which positions stand for images and sounds, in order, and each of those once.
     pooling: no answer is generated; the prompt's hidden states become one vector: that of its last token, or the
         mean of all.
@@ -36,6 +37,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     salt: str = ""
     spans: list[MediaSpan] = []
     media: list[MediaInput] = []
+    inspect: bool = False
     pooling: Literal["last", "mean"] | None = None
 
 
@@ -65,6 +67,14 @@ class LabelScore(msgspec.Struct, frozen=True):
     group: str
 
 
+class Routing(msgspec.Struct, frozen=True):
+    """How attention was routed while a prompt was read: factors on the weight of what is seen, [layer][looking][seen],
+    means over the tokens that look; 1 changes nothing. senses: in the order of the numbers, those that are there."""
+
+    senses: list[str]
+    layers: list[list[list[float]]]
+
+
 class TokensEvent(msgspec.Struct, kw_only=True):
     """New tokens of one request. The last event of a request has a `finish_reason`.
 
@@ -72,6 +82,7 @@ class TokensEvent(msgspec.Struct, kw_only=True):
     cached_tokens: prompt tokens that came from the prefix cache; set on the first event.
     prompt_logprobs: one entry a prompt token, None for the first; on the first event, where they were asked for.
     labels: what the model's head for labels says of the prompt, the most probable first; on the first event.
+    routing: on the first event, where it was asked for and the model routes.
     embedding: the pooled vector, float32 little-endian, on the only event of a pooling request.
     error_param: the sampling parameter that the error is the fault of; None where it is nobody's.
     """
@@ -86,6 +97,7 @@ class TokensEvent(msgspec.Struct, kw_only=True):
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     embedding: bytes | None = None
     labels: list[LabelScore] = []
+    routing: Routing | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -330,6 +330,7 @@ class Engine:
             # A sequence that gave way reads its prompt again, but its owner has been told.
             prompt_logprobs=result.prompt_logprobs if sequence.num_output == len(kept) else None,
             labels=result.labels if sequence.num_output == len(kept) else [],
+            routing=result.routing if sequence.num_output == len(kept) else None,
         )
         if reason is not None:
             self._finish(sequence, reason)

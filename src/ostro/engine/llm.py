@@ -18,7 +18,7 @@ from ostro.core.expand import expand
 from ostro.core.ids import new_id
 from ostro.core.media import Prompt as RenderedPrompt
 from ostro.core.options import Device, DType, EngineOptions
-from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, ToolCall, Usage
+from ostro.core.request import EngineRequest, LabelScore, TokenLogprobs, TokensEvent, ToolCall, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
 from ostro.media.parts import MediaSource, find_sources, put_back, read_source, split_inline
@@ -57,12 +57,14 @@ class RequestOutput:
     """The answer to one prompt; with `n` > 1 all of them in `completions`, the first in the other fields.
 
     prompt_logprobs: one entry a prompt token, None for the first, where they were asked for.
+    labels: what the model's head for labels says of the prompt, the most probable first; none where it has no such head.
     """
 
     prompt_token_ids: list[int]
     completions: list[Completion]
     usage: Usage
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    labels: list[LabelScore] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -360,6 +362,7 @@ class _Job:
         self._readers = [reader(params) for _ in self.requests]
         self._cached = 0
         self._prompt_logprobs: list[TokenLogprobs | None] | None = None
+        self._labels: list[LabelScore] = []
 
     def take(self, index: int, event: TokensEvent) -> bool:
         """Add an event's tokens; True when this completion is done (the engine may not know it yet).
@@ -374,6 +377,7 @@ class _Job:
         completion, reader = self.completions[index], self._readers[index]
         self._cached = max(self._cached, event.cached_tokens)
         self._prompt_logprobs = event.prompt_logprobs or self._prompt_logprobs
+        self._labels = event.labels or self._labels
         consumed = len(event.token_ids)
         stopped = False
         if reader is not None:
@@ -399,7 +403,7 @@ class _Job:
             completion_tokens=sum(len(completion.token_ids) for completion in self.completions),
             cached_tokens=self._cached,
         )
-        return RequestOutput(self.prompt, self.completions, usage, self._prompt_logprobs)
+        return RequestOutput(self.prompt, self.completions, usage, self._prompt_logprobs, self._labels)
 
 
 def _add_parts(completion: Completion, parts: Sequence[Part]) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ostro.core.media import MediaInput, MediaSpan
-from ostro.core.request import LabelScore, TokenLogprobs
+from ostro.core.request import LabelScore, Routing, TokenLogprobs
 from ostro.core.sampling import SamplingParams
 
 
@@ -15,7 +15,7 @@ class Admission(msgspec.Struct, frozen=True):
     """A sequence enters a slot: how to sample it, and its tokens so far (for penalties).
 
     pooling: nothing is sampled; the prompt becomes one vector.
-    spans: the positions whose embeddings encoders make.
+    spans: the positions whose embeddings encoders make. inspect: how attention is routed is to be told.
     """
 
     slot: int
@@ -26,6 +26,7 @@ class Admission(msgspec.Struct, frozen=True):
     num_prompt: int
     pooling: Literal["last", "mean"] | None = None
     spans: list[MediaSpan] = []
+    inspect: bool = False
 
 
 class PlanRow(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ class RowResult(msgspec.Struct):
 
     complete: the answer's grammar allows nothing more. error: why the answer cannot go on;
     error_param: the sampling parameter that is to blame, if one is.
-    prompt_logprobs, embedding, labels: what was read off the prompt, with the row that completes it.
+    prompt_logprobs, embedding, labels, routing: what was read off the prompt, with the row that completes it.
     """
 
     token_ids: list[int]
@@ -77,3 +78,4 @@ class RowResult(msgspec.Struct):
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     embedding: bytes | None = None
     labels: list[LabelScore] = []
+    routing: Routing | None = None

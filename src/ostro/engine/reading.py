@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 
-from ostro.core.request import TokenLogprobs
+from ostro.core.request import Routing, TokenLogprobs
 
 # Rows of logits at a time: a long prompt's would be gigabytes.
 SLICE = 64
@@ -49,6 +49,29 @@ class PromptScores:
             values, ids = logprobs_RV.topk(min(self._k, logprobs_RV.shape[-1]), dim=-1)
             best = [list(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]
         self._entries += [TokenLogprobs(*entry) for entry in zip(tokens, chosen, best, strict=True)]
+
+
+class Routes:
+    """Means of a prompt's routes. senses: the model's, by number."""
+
+    def __init__(self, senses: Sequence[str], num_prompt: int) -> None:
+        self._senses = senses
+        self._num_prompt = num_prompt
+        self._sums: torch.Tensor | None = None
+        self._counts_M = torch.zeros(len(senses))
+
+    def take(self, routes_LTM: torch.Tensor, senses_T: torch.Tensor, start: int) -> Routing | None:
+        """Factors of every layer for rows from position `start` on, and what the rows are of; the means once the prompt
+        is complete."""
+        looking_TM = torch.nn.functional.one_hot(senses_T, len(self._senses)).float().cpu()
+        sums = torch.einsum("tq,ltm->lqm", looking_TM, routes_LTM.float().cpu())
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._counts_M += looking_TM.sum(0)
+        if start + len(senses_T) < self._num_prompt:
+            return None
+        there = [number for number, count in enumerate(self._counts_M.tolist()) if count]
+        means = self._sums / self._counts_M.clamp(min=1)[None, :, None]
+        return Routing([self._senses[number] for number in there], means[:, there][:, :, there].tolist())
 
 
 class Pooled:

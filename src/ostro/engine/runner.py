@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from ostro.core.media import MediaSpan
-from ostro.core.request import LabelScore, TokenLogprobs
+from ostro.core.request import LabelScore, Routing, TokenLogprobs
 from ostro.core.sampling import SamplingParams
 from ostro.engine.constraints import Grammars, MaskMaker, MaskRow, follow, forbid
 from ostro.engine.encoding import EncoderRunner
@@ -21,7 +22,7 @@ from ostro.engine.kv_cache import KVCache
 from ostro.engine.native_decoder import NativeDecoder
 from ostro.engine.paged_context import Chunk, PagedContext
 from ostro.engine.plan import Admission, BatchPlan, PlanRow, RowResult
-from ostro.engine.reading import Pooled, PromptScores
+from ostro.engine.reading import Pooled, PromptScores, Routes
 from ostro.engine.sampler import NO_TOKEN, SampleRow, sample
 from ostro.models.layers.decoder import Decoder
 
@@ -42,6 +43,7 @@ class _Slot:
     scores: PromptScores | None = None
     pooled: Pooled | None = None
     spans: list[MediaSpan] = field(default_factory=list)
+    routes: Routes | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Masks:
 class StepHandle:
     """A step that was launched: its sampled rows' logits are on the way, and their masks.
 
-    embeddings: vectors of prompts that this step completes, by slot. labels: of those prompts.
+    embeddings: vectors of prompts that this step completes, by slot. labels, routing: of those prompts.
     encoded: digests of inputs that encoders have finished, with errors, empty where there is none.
     encode_s: seconds that they worked.
     """
@@ -67,6 +69,7 @@ class StepHandle:
     masks: Masks | None = None
     embeddings: dict[int, bytes] = field(default_factory=dict)
     labels: dict[int, list[LabelScore]] = field(default_factory=dict)
+    routing: dict[int, Routing] = field(default_factory=dict)
     encoded: dict[str, str] = field(default_factory=dict)
     encode_s: float = 0.0
 
@@ -125,16 +128,18 @@ class Runner:
         sampled, rows = self._lay_out(plan)
         masks = self._start_masks(plan)
         with torch.inference_mode():
-            logits_RV, embeddings, labels = None, {}, {}
+            logits_RV, embeddings, labels, routing = None, {}, {}, {}
             if plan.rows:
-                hidden_TD = self._forward(plan)
+                with self._watching(plan) as routes:
+                    hidden_TD = self._forward(plan)
+                routing = self._read_routes(plan, routes)
                 embeddings = self._read_prompts(plan, hidden_TD)
                 labels = self._read_labels(plan, hidden_TD)
                 if sampled and len(sampled) != hidden_TD.shape[0]:
                     hidden_TD = hidden_TD[torch.tensor(sampled, device=self.device)]
                 logits_RV = self.model.logits(hidden_TD) if sampled else None
             encoded, encode_s = self._encode(plan)
-        return StepHandle(plan, logits_RV, rows, masks, embeddings, labels, encoded, encode_s)
+        return StepHandle(plan, logits_RV, rows, masks, embeddings, labels, routing, encoded, encode_s)
 
     def _encode(self, plan: BatchPlan) -> tuple[dict[str, str], float]:
         """Begin with inputs, let go of outputs, and work on what there is: what is finished, and seconds taken."""
@@ -159,6 +164,7 @@ class Runner:
         for row in handle.plan.rows:
             result = self._accept(row, tokens[at : at + row.sample], logprobs, at)
             result.labels = handle.labels.get(row.slot, [])
+            result.routing = handle.routing.get(row.slot)
             results.append(_with_embedding(result, handle.embeddings.get(row.slot)))
             at += row.sample
         return results
@@ -217,6 +223,30 @@ class Runner:
                 labels[row.slot] = self.model.label_scores(hidden_TD[at - row.sample])
         return labels
 
+    def _watching(self, plan: BatchPlan) -> AbstractContextManager[list[torch.Tensor]]:
+        wanted = any(self._slots[row.slot].routes is not None for row in plan.rows)
+        return self.model.watching_routes() if wanted else nullcontext([])
+
+    def _read_routes(self, plan: BatchPlan, routes: list[torch.Tensor]) -> dict[int, Routing]:
+        """How attention was routed, for prompts whose end this step reads."""
+        if not routes:
+            return {}
+        routes_LTM = torch.stack(routes)
+        senses_T = self._senses(plan)
+        if senses_T is None:
+            senses_T = torch.zeros(plan.num_tokens, dtype=torch.int64, device=self.device)
+        found: dict[int, Routing] = {}
+        at = 0
+        for row in plan.rows:
+            end = at + len(row.token_ids)
+            slot = self._slots[row.slot]
+            if slot.routes is not None:
+                routing = slot.routes.take(routes_LTM[:, at:end], senses_T[at:end], row.start)
+                if routing is not None:
+                    found[row.slot], slot.routes = routing, None
+            at = end
+        return found
+
     def _start_masks(self, plan: BatchPlan) -> Masks | None:
         rows: list[MaskRow] = []
         at = 0
@@ -252,6 +282,7 @@ class Runner:
             scores,
             pooled,
             admission.spans,
+            Routes(self.model.senses, admission.num_prompt) if admission.inspect and self.model.senses else None,
         )
 
     def _lay_out(self, plan: BatchPlan) -> tuple[list[int], list[SampleRow]]:

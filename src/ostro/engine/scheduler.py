@@ -175,6 +175,7 @@ class Scheduler:
             sequence.num_prompt,
             sequence.request.pooling,
             sequence.request.spans,
+            sequence.request.inspect,
         )
 
     def _row(self, sequence: Sequence, count: int, drafts: list[int]) -> PlanRow:

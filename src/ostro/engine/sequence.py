@@ -62,7 +62,8 @@ class Sequence:
     @property
     def reads_whole_prompt(self) -> bool:
         """Whether every prompt token's hidden state is wanted, so that none may come from the prefix cache."""
-        return self.request.pooling == "mean" or self.request.params.prompt_logprobs is not None
+        request = self.request
+        return request.pooling == "mean" or request.params.prompt_logprobs is not None or request.inspect
 
     @property
     def decoding(self) -> bool:

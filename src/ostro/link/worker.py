@@ -6,6 +6,7 @@ Torch-free: the engine comes in as a loader, so that the loop can be tested arou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import queue
 import signal
@@ -99,9 +100,11 @@ def _receive(channel: EngineChannel, inbox: queue.SimpleQueue[ToEngine]) -> None
         while (message := channel.receive()) is not None:
             inbox.put(message)
     except (LinkError, OSError) as error:
-        print(f"engine process: {error}", file=sys.stderr)  # noqa: T201 - the process's log is its stderr
-    # Not sys.exit: the main thread may be minutes deep in loading, and nobody is left to load for.
-    os._exit(0)
+        with contextlib.suppress(OSError):  # a parent that was killed took the other end of stderr with it
+            print(f"engine process: {error}", file=sys.stderr)  # noqa: T201 - the process's log is its stderr
+    finally:
+        # Not sys.exit: the main thread may be minutes deep in loading, and nobody is left to load for.
+        os._exit(0)
 
 
 def _reporter(channel: EngineChannel) -> Progress:

@@ -1,1 +1,1 @@
-"""Images and sounds from the bytes that clients send to what encoders take; torch-free."""
+"""Images, sounds and series from what clients send to what encoders take; torch-free."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import soundfile
@@ -26,7 +27,7 @@ from ostro.media.sound_formats import (
     recognise,
 )
 
-__all__ = ["AudioSettings", "audio_settings", "decode_audio", "read_audio"]
+__all__ = ["AudioSettings", "Sound", "audio_settings", "decode_audio", "read_audio", "read_sound"]
 
 # Samples, all channels together, that are decoded at a time.
 BLOCK_SAMPLES = 1 << 17
@@ -39,14 +40,28 @@ MP3_SLACK = 4 * 1152
 CONTAINERS = {WAV: ("WAV", "WAVEX"), FLAC: ("FLAC",), MP3: ("MP3",), VORBIS: ("OGG",), OPUS: ("OGG",)}
 
 
-def read_audio(data: bytes, settings: AudioSettings, *, declared: str | None = None) -> MediaInput:
-    """A sound file -> float32 [chunks, mel_bins, frames], and as many placeholders as mistral-common counts.
+@dataclass(frozen=True)
+class Sound:
+    """A sound as an encoder takes it. seconds: how long it is, without what it was padded with."""
+
+    media: MediaInput
+    seconds: float
+
+
+def read_sound(data: bytes, settings: AudioSettings, *, declared: str | None = None) -> Sound:
+    """A sound file -> float32 [chunks, mel_bins, frames], its placeholders as mistral-common counts them, its length.
 
     declared: a MIME type or the name of a format, as the client sent it. Raises InvalidRequestError.
     """
     samples = decode_audio(data, settings, declared=declared)
     tokens = settings.tokens(len(samples))
-    return MediaInput.of("audio", log_mel(samples, settings, tokens), (1, tokens))
+    media = MediaInput.of("audio", log_mel(samples, settings, tokens), (1, tokens))
+    return Sound(media, len(samples) / settings.sampling_rate)
+
+
+def read_audio(data: bytes, settings: AudioSettings, *, declared: str | None = None) -> MediaInput:
+    """`read_sound` for those who need no length."""
+    return read_sound(data, settings, declared=declared).media
 
 
 def decode_audio(data: bytes, settings: AudioSettings, *, declared: str | None = None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Media in the content of messages, in all the ways that clients write them: found, taken out of base64, put back read.
 
-Known are OpenAI's `image_url` and `input_audio`, Mistral's (the same names with plain strings), and `audio_url` as
-other servers have it. Addresses are left to whoever may fetch.
+Known are OpenAI's `image_url` and `input_audio`, Mistral's (the same names with plain strings), `audio_url` as other
+servers have it, and `input_series`, numbers as they are. Addresses are left to whoever may fetch.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ostro.core.errors import InvalidRequestError
 from ostro.core.media import MediaInput
-from ostro.media.audio import read_audio
+from ostro.media.audio import Sound, read_audio, read_sound
 from ostro.media.image import read_image
 from ostro.media.senses import Senses
+from ostro.media.series import pack_series, series_input, unpack_series
 
 MAX_MEDIA = 32
 # How parts are named, and what they hold.
@@ -29,21 +31,26 @@ KINDS = {
     "input_audio": "audio",
     "audio_url": "audio",
     "audio": "audio",
+    "input_series": "series",
     "video_url": "video",
     "file": "file",
 }
-_WHITESPACE = re.compile(rb"\s+")
+_PLURALS = {"image": "images", "audio": "sounds", "series": "series"}
+_WHITESPACE = b" \t\n\r\v\f"
 # Media within a text: `<image>…</image>` around base64, a data URL or an address. Anything else there stays text.
-_INLINE = re.compile(r"<(image|audio)>\s*((?:data:|https?://)[^<\s]+|[A-Za-z0-9+/\s]{32,}={0,2}\s*)</\1>")
+# It never goes back: a text that only begins so, whatever its length, is read once.
+_INLINE = re.compile(r"<(image|audio)>\s*+((?:data:|https?://)[^<\s]++|[A-Za-z0-9+/\s]{32,}+={0,2}+)\s*+</\1>")
+_PIECE_CHARACTERS = 1 << 16
 
 Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class MediaSource:
-    """One image or sound as it was sent. place: numbers of its message and of its part. where: the field.
+    """One image, sound or series as it was sent. place: numbers of its message and of its part. where: the field.
 
-    data: its bytes; None where there is only an address in `url`. declared: the type that it is said to be of.
+    data: its bytes, of a series float64 numbers; None where there is only an address in `url`. declared: the type that
+    it is said to be of.
     """
 
     place: Place
@@ -60,7 +67,7 @@ def split_inline(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[
 
 
 def find_sources(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[MediaSource]:
-    """Every image and sound of a conversation, in order.
+    """Every image, sound and series of a conversation, in order.
 
     Raises InvalidRequestError naming the field for media that the model does not sense, that are too many, or that are
     no base64.
@@ -87,12 +94,29 @@ def find_sources(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[
 
 def read_source(source: MediaSource, data: bytes, declared: str | None, senses: Senses) -> MediaInput:
     """A source's bytes as the model's encoder takes them. Raises InvalidRequestError naming the field."""
-    try:
+    with _named(source):
+        if source.modality == "series":
+            assert senses.series is not None
+            return series_input(unpack_series(data), senses.series)
         if source.modality == "image":
             assert senses.image is not None
             return read_image(data, senses.image, declared=declared)
         assert senses.audio is not None
         return read_audio(data, senses.audio, declared=declared)
+
+
+def hear_source(source: MediaSource, data: bytes, declared: str | None, senses: Senses) -> Sound:
+    """`read_source` for a sound whose length matters."""
+    assert senses.audio is not None
+    with _named(source):
+        return read_sound(data, senses.audio, declared=declared)
+
+
+@contextmanager
+def _named(source: MediaSource) -> Iterator[None]:
+    """What is wrong with a source, told with the field that it came from."""
+    try:
+        yield
     except InvalidRequestError as error:
         error.message = f"{source.where}: {error.message}"
         error.args = (error.message,)
@@ -117,7 +141,7 @@ def put_back(messages: Sequence[Mapping[str, Any]], found: Mapping[Place, MediaI
 def decode_base64(text: str, where: str) -> bytes:
     """Bytes of base64, whitespace in it allowed, padding optional. Raises InvalidRequestError naming the field."""
     try:
-        plain = _WHITESPACE.sub(b"", text.encode("ascii")).rstrip(b"=")
+        plain = text.encode("ascii").translate(None, _WHITESPACE).rstrip(b"=")
         return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (ValueError, binascii.Error) as error:
         raise InvalidRequestError(f"{where} is not valid base64 ({str(error)[:60]}).", param=where) from error
@@ -131,17 +155,29 @@ def decode_data_url(url: str, where: str) -> tuple[bytes, str | None]:
     fields = [field.strip() for field in head.split(";")]
     declared = fields[0].lower() or None
     if "base64" in (field.lower() for field in fields[1:]):
-        return decode_base64(
-            unquote_to_bytes(payload).decode("latin-1") if "%" in payload else payload, where
-        ), declared
-    return unquote_to_bytes(payload), declared
+        return decode_base64(_unescaped(payload).decode("latin-1") if "%" in payload else payload, where), declared
+    return _unescaped(payload), declared
+
+
+def _unescaped(text: str) -> bytes:
+    """Percent-escapes as bytes. A piece at a time: the library makes an object of every escape, which of a large text
+    takes eighty times its memory."""
+    done = bytearray()
+    start = 0
+    while start < len(text):
+        end = start + _PIECE_CHARACTERS
+        escape = text.rfind("%", end - 2, end)  # not to be cut
+        end = end if escape < 0 else escape
+        done += unquote_to_bytes(text[start:end])
+        start = end
+    return bytes(done)
 
 
 def _require_sense(where: str, kind: str, senses: Senses) -> None:
     modality = KINDS[kind]
-    has = {"image": senses.image is not None, "audio": senses.audio is not None}
-    if not has.get(modality, False):
-        known = " and ".join(["text", *(f"{name}s" for name, there in has.items() if there)])
+    if modality not in senses.names:
+        *others, last = ["text", *(_PLURALS[name] for name in senses.names)]
+        known = f"{', '.join(others)} and {last}" if others else last
         raise InvalidRequestError(
             f"{where} is of type '{kind}' ({modality}), but this model takes {known if senses else 'text only'}.",
             param=f"{where}.type",
@@ -154,6 +190,8 @@ def _source(where: str, place: Place, kind: str, part: Mapping[str, Any]) -> Med
     field = kind if kind in part else next((name for name in KINDS if name in part and KINDS[name] == modality), kind)
     value, declared = part.get(field), None
     where = f"{where}.{field}"
+    if modality == "series":
+        return MediaSource(place, where, modality, data=pack_series(value, where))
     if isinstance(value, Mapping):
         inner = next((name for name in ("url", "data") if value.get(name) is not None), "url")
         declared = value.get("format") or value.get("media_type")

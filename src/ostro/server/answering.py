@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from ostro.core.errors import OstroError, PromptTooLongError
 from ostro.core.expand import expand
 from ostro.core.media import Prompt
-from ostro.core.request import TokenLogprobs, ToolCall, Usage
+from ostro.core.request import LabelScore, TokenLogprobs, ToolCall, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.server.context import ServerContext
 from ostro.server.generation import AnswerReader, Generation, Piece, TokensOnly
@@ -59,6 +59,7 @@ class Choice:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     finish_reason: str = ""
+    labels: Sequence[LabelScore] = ()
 
     def add(self, piece: Piece) -> None:
         for part in piece.parts:
@@ -76,6 +77,7 @@ class Choice:
             self.logprobs = (self.logprobs or []) + piece.logprobs
         self.prompt_logprobs = piece.prompt_logprobs or self.prompt_logprobs
         self.finish_reason = piece.finish_reason or self.finish_reason
+        self.labels = piece.labels or self.labels
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,10 @@ def submit(
     timeout_s: float | None = None,
     param: str = "prompt",
     format_param: str = "response_format",
+    inspect: bool = False,
 ) -> Generation:
     """Queue prompts. param: where they came from, for a PromptTooLongError; format_param: where their answers' form
-    did, for a grammar that takes too much work."""
+    did, for a grammar that takes too much work. inspect: how attention is routed is to be told."""
     card = model.ready_card()
     eos_ids = model.eos_ids()
     groups = []
@@ -175,6 +178,7 @@ def submit(
                 params,
                 spans=prompt.spans,
                 media=prompt.media,
+                inspect=inspect,
                 eos_ids=eos_ids,
                 context=card.context,
                 priority=priority,
@@ -201,7 +205,7 @@ async def _frames(generation: Generation, job: Job, shape: Shape) -> AsyncIterat
             yield sse_data(chunk)
         while (piece := await generation.next()) is not None:
             # Bytes of half a character, or the start of a stop string, are held back: nothing to say yet.
-            if piece.parts or piece.finish_reason is not None or piece.logprobs or job.shows_token_ids:
+            if piece.parts or piece.finish_reason is not None or piece.logprobs or piece.labels or job.shows_token_ids:
                 yield sse_data(shape.piece(piece))
         if job.body.include_usage:
             yield sse_data(shape.last(generation.usage()))

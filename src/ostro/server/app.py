@@ -23,6 +23,7 @@ from ostro.server.pins import ReleasePins
 from ostro.server.pool import PoolOptions
 from ostro.server.readiness import Readiness
 from ostro.server.routes import (
+    audio,
     batch_jobs,
     batches,
     chat,
@@ -69,6 +70,7 @@ def create_app(
     heartbeat_s: float = HEARTBEAT_S,
     store: Path | str | None = None,
     max_upload_bytes: int = files.MAX_UPLOAD_BYTES,
+    max_audio_bytes: int = audio.MAX_AUDIO_BYTES,
     media_from: Sequence[str] = (),
     batch_in_flight: int = IN_FLIGHT,
 ) -> FastAPI:
@@ -83,14 +85,16 @@ def create_app(
     heartbeat_s: how long a stream may be silent before a comment line is sent on it.
     store: the file or sqlite URL that keeps stored answers, files and jobs; None keeps them in memory. Raises
         ConfigError where it cannot be opened.
-    max_upload_bytes: most bytes of an uploaded file. batch_in_flight: requests of batch jobs that run at a time.
+    max_upload_bytes: most bytes of an uploaded file. max_audio_bytes: most bytes of a form with a sound to transcribe,
+        and of a sound that is fetched. batch_in_flight: requests of batch jobs that run at a time.
     media_from: hosts that images and sounds may be fetched from, such as "example.org", "*.example.org" or "*"; none
         otherwise.
     """
     known = Models(served, pool)
     database = Database(store)
     grammars = GrammarChecker()
-    media = MediaReader(MediaFetcher(media_from, max_bytes=max_image_bytes))
+    limits = {"image": max_image_bytes, "audio": max_audio_bytes}
+    media = MediaReader(MediaFetcher(media_from, max_bytes=max(limits.values())), limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -124,7 +128,7 @@ def create_app(
         media=media,
         heartbeat_s=heartbeat_s,
     )
-    answering = (chat, completions, fim, infer, responses, messages, embeddings, moderations, tokens)
+    answering = (chat, completions, fim, infer, responses, messages, audio, embeddings, moderations, tokens)
     for part in (home, health, metrics, models, *answering, files, batch_jobs, batches):
         app.include_router(part.router)
     describe(app)
@@ -138,7 +142,7 @@ def create_app(
         BodyLimit,
         limit=max_body_bytes,
         timeout_s=body_s,
-        uploads={files.ROUTE: max_upload_bytes},
+        uploads={files.ROUTE: max_upload_bytes, audio.ROUTE: max_audio_bytes},
         image_limit=max_image_bytes,
     )
     app.add_middleware(RateHeaders, allowance_of=known.allowance)

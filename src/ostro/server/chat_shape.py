@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from ostro.core.request import Usage
@@ -59,7 +60,9 @@ class ChatShape:
             finish_reason=piece.finish_reason,
             token_ids=piece.token_ids if self.job.shows_token_ids else UNSET,
         )
-        return self._chunk([choice])
+        chunk = self._chunk([choice])
+        # Siblings have one prompt, and so the same labels.
+        return msgspec.structs.replace(chunk, labels=list(piece.labels)) if piece.labels and not piece.index else chunk
 
     def last(self, usage: Usage) -> ChatChunk:
         return self._chunk([], UsageInfo.of(usage))
@@ -80,6 +83,7 @@ class ChatShape:
                 for choice in choices
             ],
             usage=UsageInfo.of(usage),
+            labels=list(choices[0].labels) or UNSET,
         )
 
     def _delta(self, piece: Piece) -> Delta:

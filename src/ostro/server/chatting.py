@@ -10,7 +10,7 @@ import msgspec
 
 from ostro.core import constraints
 from ostro.core.constraints import ResponseFormat, ToolPolicy
-from ostro.core.errors import InvalidRequestError
+from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.media import Prompt
 from ostro.core.sampling import SamplingParams
 from ostro.server.answering import submit
@@ -37,7 +37,7 @@ class ChatSpec:
 
     reasoning_effort: ignored by models whose template has no place for it; `ignored` tells.
     safe_prompt: put `CAREFUL` before everything. continue_final: the last message is the assistant's and is gone on
-    with. response_param: the field that `response` came from.
+    with. inspect: tell how attention is routed. response_param: the field that `response` came from.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -48,6 +48,7 @@ class ChatSpec:
     reasoning_effort: str | None = None
     safe_prompt: bool = False
     continue_final: bool = False
+    inspect: bool = False
     priority: int = 0
     timeout: float | None = None
     messages_param: str = "messages"
@@ -81,12 +82,18 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
         timeout_s=spec.timeout,
         param=spec.messages_param,
         format_param=spec.format_param,
+        inspect=spec.inspect,
     )
 
 
 async def render(context: ServerContext, model: ServedModel, spec: ChatSpec) -> Prompt:
     """The prompt that asks for the answer. Raises InvalidRequestError naming the field."""
-    messages = await context.media.read(spec.messages, model.senses)
+    card = model.engine.card
+    try:
+        messages = await context.media.read(spec.messages, model.senses, None if card is None else card.context)
+    except PromptTooLongError as error:
+        error.param = spec.messages_param
+        raise
     if spec.safe_prompt:
         read_messages(messages, continue_final=spec.continue_final)  # errors tell places as the client counts them
         messages = _careful(messages)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ostro.core.errors import DeadlineExceededError, InvalidRequestError, OstroError
 from ostro.core.protocols import EventStream
-from ostro.core.request import EngineRequest, TokenLogprobs, TokensEvent, Usage
+from ostro.core.request import EngineRequest, LabelScore, Routing, TokenLogprobs, TokensEvent, Usage
 from ostro.observability.metrics import ServerMetrics
 from ostro.server.models import ServedModel
 from ostro.tokenizer.answers import CallStart, Parsed, Part, Text
@@ -22,7 +22,7 @@ class Piece:
 
     parts: text, reasoning and calls, in order. finish_reason: "stop", "length" or "tool_calls" on a choice's last
     piece. prompt_logprobs: on a choice's first piece, where they were asked for. stop_string: the one that ended the
-    choice, if one did.
+    choice, if one did. labels: of the prompt, on a choice's first piece, from models that have a head for them.
     """
 
     index: int
@@ -32,6 +32,7 @@ class Piece:
     finish_reason: str | None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     stop_string: str | None = None
+    labels: Sequence[LabelScore] = ()
 
     @property
     def text(self) -> str:
@@ -129,6 +130,16 @@ class Generation:
             reasoning_tokens=sum(choice.reasoning for choice in self._choices),
         )
 
+    @property
+    def labels(self) -> list[LabelScore]:
+        """What the model's head for labels said of the first prompt; there from the first piece on."""
+        return self._choices[0].labels
+
+    @property
+    def routing(self) -> Routing | None:
+        """How attention was routed, where that was asked for and the model routes."""
+        return self._choices[0].routing
+
     def close(self) -> None:
         """Abort what is not finished; its blocks are free as soon as the engine hears of it."""
         for pump in self._pumps:
@@ -175,6 +186,8 @@ class _Choice:
         self.tokens = 0
         self.cached = 0
         self.reasoning = 0
+        self.labels: list[LabelScore] = []
+        self.routing: Routing | None = None
         self._called = False
         self._model = model
         self._stream = stream
@@ -193,6 +206,8 @@ class _Choice:
             raise
         self._note_times(len(event.token_ids))
         self.cached = max(self.cached, event.cached_tokens)
+        self.labels = event.labels or self.labels
+        self.routing = event.routing or self.routing
         piece = self._piece(event)
         self.tokens += len(piece.token_ids)
         if piece.finish_reason is not None:
@@ -226,6 +241,7 @@ class _Choice:
             reason,
             event.prompt_logprobs,
             self._reader.stop_string if reason is not None else None,
+            event.labels,
         )
 
     def _refuse_bad_end(self, event: TokensEvent) -> None:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ostro.core.errors import InvalidRequestError
+from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.media import MediaInput
-from ostro.media.parts import MediaSource, find_sources, put_back, read_source, split_inline
+from ostro.media.audio import Sound
+from ostro.media.parts import MediaSource, find_sources, hear_source, put_back, read_source, split_inline
 from ostro.media.senses import Senses
 from ostro.web.fetching import MediaFetcher
 
@@ -17,14 +18,21 @@ _AT_A_TIME = 2
 
 
 class MediaReader:
-    """fetcher: gets what clients send addresses of."""
+    """fetcher: gets what clients send addresses of. limits: most bytes of what it gets, by modality."""
 
-    def __init__(self, fetcher: MediaFetcher) -> None:
+    def __init__(self, fetcher: MediaFetcher, limits: Mapping[str, int]) -> None:
         self._fetcher = fetcher
+        self._limits = limits
         self._decoding = asyncio.Semaphore(_AT_A_TIME)
 
-    async def read(self, messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[dict[str, Any]]:
-        """Messages as a tokenizer takes them. Raises InvalidRequestError naming the field."""
+    async def read(
+        self, messages: Sequence[Mapping[str, Any]], senses: Senses, room: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Messages as a tokenizer takes them. room: tokens that the model's context has, where that is known.
+
+        Raises InvalidRequestError naming the field, PromptTooLongError as soon as what was read does not fit: a small
+        file may hold half an hour of silence, of which the features are a hundred megabytes.
+        """
         if _plain(messages):
             return [dict(message) for message in messages]
         split, sources = await asyncio.to_thread(_find, messages, senses)
@@ -33,32 +41,49 @@ class MediaReader:
         # Equal media are read once, however often a conversation shows them.
         read: dict[tuple[bytes | None, str | None, str | None, str], MediaInput] = {}
         found: dict[tuple[int, int], MediaInput] = {}
+        tokens = 0
         for source in sources:
             key = (source.data, source.url, source.declared, source.modality)
             if key not in read:
                 read[key] = await self._read(source, senses)
             found[source.place] = read[key]
+            tokens += read[key].tokens
+            if room is not None and tokens > room:
+                raise PromptTooLongError(tokens, None, room, at_least=True)
         return put_back(split, found)
 
-    async def read_bytes(self, source: MediaSource, senses: Senses) -> MediaInput:
-        """A source that is no part of a message. Raises InvalidRequestError naming its field."""
-        return await self._read(source, senses)
+    async def hear(self, source: MediaSource, senses: Senses) -> Sound:
+        """A sound that is no part of a message. Raises InvalidRequestError naming its field."""
+        data, declared = await self._bytes_of(source)
+        async with self._decoding:
+            return await asyncio.to_thread(hear_source, source, data, declared, senses)
 
     async def close(self) -> None:
         await self._fetcher.close()
 
     async def _read(self, source: MediaSource, senses: Senses) -> MediaInput:
-        data, declared = source.data, source.declared
-        if data is None:
-            assert source.url is not None
-            try:
-                fetched = await self._fetcher.fetch(source.url)
-            except InvalidRequestError as error:
-                error.param = source.where
-                raise
-            data, declared = fetched.data, declared or fetched.declared
+        data, declared = await self._bytes_of(source)
         async with self._decoding:
             return await asyncio.to_thread(read_source, source, data, declared, senses)
+
+    async def _bytes_of(self, source: MediaSource) -> tuple[bytes, str | None]:
+        """What was sent, or is at the address that was, and what it is said to be."""
+        if source.data is not None:
+            return source.data, source.declared
+        assert source.url is not None
+        try:
+            fetched = await self._fetcher.fetch(source.url)
+        except InvalidRequestError as error:
+            error.param = source.where
+            raise
+        most = self._limits[source.modality]
+        if len(fetched.data) > most:
+            raise InvalidRequestError(
+                f"{source.where}: the {source.modality} at the address has {len(fetched.data)} bytes; up to {most} are "
+                "taken.",
+                param=source.where,
+            )
+        return fetched.data, source.declared or fetched.declared
 
 
 def _find(messages: Sequence[Mapping[str, Any]], senses: Senses) -> tuple[list[dict[str, Any]], list[MediaSource]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ostro.core.errors import InvalidRequestError, NotReadyError
-from ostro.core.media import Prompt
+from ostro.core.media import MediaInput, Prompt
 from ostro.core.protocols import EngineService
 from ostro.core.request import ModelCard
 from ostro.media.senses import Senses
@@ -60,6 +60,14 @@ class ServedModel:
         size = sum(_size(message.get(name)) for message in messages for name in ("content", "tool_calls"))
         size += len(str(options["tools"])) if "tools" in options else 0
         return await off_loop(lambda: tokenizer.render(messages, **options), size)
+
+    async def render_transcription(self, media: MediaInput, language: str | None) -> Prompt:
+        """A prompt that asks for what is said. language: ISO 639-1, None where it is not known.
+
+        Raises InvalidRequestError where the model's template cannot ask for that.
+        """
+        tokenizer = self.text_tokenizer("model")
+        return await off_loop(lambda: tokenizer.render_transcription(media, language), media.tokens)
 
     async def encode_fim(self, prompt: str, suffix: str) -> list[int]:
         """Token ids that ask for what is between. Raises InvalidRequestError for a model that cannot."""

@@ -9,7 +9,7 @@ from typing import Any
 from ostro.core.errors import InvalidRequestError
 from ostro.core.media import MediaInput, Prompt
 
-PLACEHOLDERS = {"image": "[IMG]", "audio": "[AUDIO]"}
+PLACEHOLDERS = {"image": "[IMG]", "audio": "[AUDIO]", "series": "[SERIES]"}
 
 
 class Tokenizer(ABC):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ostro.core.media import MediaInput
 from ostro.tokenizer.base import replace_surrogates
-from ostro.tokenizer.turns import Part, Role, Thought, refusal
+from ostro.tokenizer.turns import Part, Role, Thought, indefinite, refusal
 
 # A part that holds a `MediaInput` in place of the bytes or the address that a client sent.
 READ_MEDIA = "media"
@@ -18,6 +18,7 @@ _MEDIA = {
     "input_audio": "audio",
     "audio": "audio",
     "audio_url": "audio",
+    "input_series": "series",
     "video_url": "video",
     "file": "file",
 }
@@ -43,7 +44,7 @@ def _read_part(where: str, role: Role, part: object) -> Part:
     media = part.get("media") if kind == READ_MEDIA else None
     if isinstance(media, MediaInput):
         if role != "user":
-            raise refusal(f"{where} is an {media.modality}, which only a user's message may hold.", where)
+            raise refusal(f"{where} is {indefinite(media.modality)}, which only a user's message may hold.", where)
         return media
     if isinstance(kind, str) and kind in _MEDIA:
         raise refusal(f"{where} is of type '{kind}' ({_MEDIA[kind]}), but this model takes text only.", where)

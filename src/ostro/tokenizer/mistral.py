@@ -59,7 +59,7 @@ class MistralCommonTokenizer(Tokenizer):
         self._efforts: list[str] = [] if efforts is None else [str(effort) for effort in efforts.values]
         self._media = MediaTokens(self._named)
         instruct = mistral.instruct_tokenizer
-        if mistral.version >= TokenizerVersion.v3 and self._media.takes_images:
+        if mistral.version >= TokenizerVersion.v3 and (self._media.takes_images or self._media.takes_series):
             instruct.image_encoder = self._media.of_image
         if mistral.version >= TokenizerVersion.v7 and self._media.takes_sounds:
             instruct.audio_encoder = self._media.of_sound
@@ -85,7 +85,12 @@ class MistralCommonTokenizer(Tokenizer):
     @property
     def placeholders(self) -> dict[str, int]:
         instruct = self._mistral.instruct_tokenizer
-        takes = {"image": instruct.image_encoder is not None, "audio": instruct.audio_encoder is not None}
+        pictures = instruct.image_encoder is not None
+        takes = {
+            "image": pictures and self._media.takes_images,
+            "audio": instruct.audio_encoder is not None,
+            "series": pictures and self._media.takes_series,
+        }
         return {modality: token for modality, token in super().placeholders.items() if takes[modality]}
 
     def render(
@@ -122,9 +127,9 @@ class MistralCommonTokenizer(Tokenizer):
             ) from error
         # The template may put a message's image in front of its text: what it says of their order counts.
         media = [one for turn in turns for one in turn.media]
-        images = self._media.find(tokenized.images, media)
-        sounds = [one for one in media if one.modality != "image"]
-        return Prompt.placing(list(tokenized.tokens), images + sounds, self.placeholders)
+        found = self._media.find(tokenized.images, media)
+        sounds = [one for one in media if one.modality == "audio"]
+        return Prompt.placing(list(tokenized.tokens), found + sounds, self.placeholders)
 
     def render_transcription(self, media: MediaInput, language: str | None = None) -> Prompt:
         """As Voxtral was taught: the sound as a user's message, then the language, if it is known, and the marker."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ostro.core.media import Grid
-from ostro.tokenizer.turns import Turn, refusal
+from ostro.tokenizer.turns import Turn, indefinite, refusal
 
 IMAGE_MARKS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 SOUND_MARKS = ("[AUDIO]", "[BEGIN_AUDIO]")
+SERIES_MARKS = ("[SERIES]",)
 
 
 def image_tokens(grid: Grid, specials: Mapping[str, int]) -> list[int]:
@@ -23,8 +24,12 @@ def sound_tokens(grid: Grid, specials: Mapping[str, int]) -> list[int]:
     return [specials["[BEGIN_AUDIO]"]] + [specials["[AUDIO]"]] * (grid[0] * grid[1])
 
 
+def series_tokens(grid: Grid, specials: Mapping[str, int]) -> list[int]:
+    return [specials["[SERIES]"]] * (grid[0] * grid[1])
+
+
 def require_places(turns: Sequence[Turn], placeholders: Mapping[str, int], version: str) -> None:
     """Raises InvalidRequestError for media that the template has no place for."""
     for modality in dict.fromkeys(media.modality for turn in turns for media in turn.media):
         if modality not in placeholders:
-            raise refusal(f"This model's chat template ({version}) has no place for an {modality}.")
+            raise refusal(f"This model's chat template ({version}) has no place for {indefinite(modality)}.")

@@ -59,5 +59,10 @@ class Turn:
         return tuple(part for part in self.parts if isinstance(part, MediaInput))
 
 
+def indefinite(modality: str) -> str:
+    """One of a modality, in words."""
+    return f"a {modality}" if modality == "series" else f"an {modality}"
+
+
 def refusal(reason: str, param: str = "messages") -> InvalidRequestError:
     return InvalidRequestError(reason, param=param)

@@ -17,15 +17,17 @@ PATTERN = (
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 VERSION = "v13"
+# Control tokens of Ostro's own, behind the family's.
+OWN_TOKENS = ("[SERIES]",)
 
 
 def special_tokens() -> list[str]:
-    """The control tokens of the family, in the order that published tokenizers give them."""
+    """The control tokens of the family, in the order that published tokenizers give them, then Ostro's own."""
     from mistral_common.tokens.tokenizers.base import SpecialTokens
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
     first = [str(token["token_str"]) for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
-    return first + [token.value for token in SpecialTokens if token.value not in first]
+    return first + [token.value for token in SpecialTokens if token.value not in first] + list(OWN_TOKENS)
 
 
 def train_tekken(texts: Iterable[str], *, vocab_size: int, num_special: int) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class BodyLimit:
         if length > limit:
             if more and length <= _DISCARD_FACTOR * limit:
                 await _discard(receive, (_DISCARD_FACTOR * limit) - received)
-            await error_response(_too_large(limit))(scope, receive, send)
+            await error_response(_too_large(limit, upload is not None))(scope, receive, send)
             return
         messages.reverse()
 
@@ -138,7 +138,7 @@ class BodyLimit:
             if received > limit:
                 if more:
                     await _discard(receive, (_DISCARD_FACTOR - 1) * limit)
-                raise _too_large(limit)
+                raise _too_large(limit, True)
             return message
 
         return counted
@@ -149,8 +149,9 @@ def _declared(scope: Scope) -> int:
     return int(length) if length.isdecimal() else 0
 
 
-def _too_large(limit: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"The request body is over the limit of {limit} bytes.")
+def _too_large(limit: int, upload: bool) -> BodyTooLargeError:
+    param = "file" if upload else None
+    return BodyTooLargeError(f"The request body is over the limit of {limit} bytes.", param=param)
 
 
 async def _discard(receive: Receive, most: int) -> None:
@@ -182,9 +183,14 @@ async def read_json(request: Request, kind: type[Wire]) -> Wire:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
-        # Of the types that a field may have, the one that has only become too long is the one that was meant.
-        raise _translate(next((one for one in errors if one["type"] == "too_long"), errors[0])) from None
+        raise invalid_field(error) from None
+
+
+def invalid_field(error: ValidationError) -> InvalidRequestError:
+    """What pydantic found wrong first, naming the field."""
+    errors = error.errors(include_url=False, include_context=False)
+    # Of the types that a field may have, the one that has only become too long is the one that was meant.
+    return _translate(next((one for one in errors if one["type"] == "too_long"), errors[0]))
 
 
 def _refuse_crowds(body: bytes) -> None:

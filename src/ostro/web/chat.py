@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.constraints import ToolPolicy
 from ostro.core.errors import InvalidRequestError
+from ostro.core.request import LabelScore
 from ostro.core.sampling import SamplingParams
 from ostro.media.parts import KINDS
 from ostro.web.bounded import Many
@@ -22,10 +23,12 @@ MAX_MESSAGES = 4096
 
 
 class ContentPart(BaseModel):
-    """A piece of a message's content: text, what an assistant thought (Mistral's `thinking`), an image or a sound.
+    """A piece of a message's content: text, what an assistant thought (Mistral's `thinking`), an image, a sound or a
+    series of numbers.
 
     image_url: a data URL, or an address where the server may fetch it; also as `{"url": …}`. input_audio: base64, as
-    `{"data": …, "format": …}` or, as Mistral has it, plain. Models without the sense refuse them.
+    `{"data": …, "format": …}` or, as Mistral has it, plain. input_series: numbers, or `{"values": [numbers]}`.
+    Models without the sense refuse them.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -34,6 +37,7 @@ class ContentPart(BaseModel):
     text: str | None = None
     image_url: str | dict[str, Any] | None = None
     input_audio: str | dict[str, Any] | None = None
+    input_series: list[Any] | dict[str, Any] | None = None
 
 
 class ChatMessage(BaseModel):
@@ -62,7 +66,8 @@ def _check_part(part: ContentPart, where: str) -> None:
         return
     if part.type not in ("text", "refusal"):
         raise InvalidRequestError(
-            f"{where} is of type '{part.type[:40]}'; known are text, image_url, input_audio and thinking.",
+            f"{where} is of type '{part.type[:40]}'; known are text, image_url, input_audio, input_series and "
+            "thinking.",
             param=f"{where}.type",
             code="unsupported_content",
         )
@@ -214,12 +219,15 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """labels: of the conversation, from models with a head for them."""
+
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
     choices: list[ChatChoice]
     usage: UsageInfo
+    labels: list[LabelScore] | UnsetType = UNSET
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +246,8 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a stream. `usage` is null before the last one where it was asked for, else absent."""
+    """One event of a stream. `usage` is null before the last one where it was asked for, else absent. labels: once,
+    with the first piece of the answer."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -246,3 +255,4 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChunkChoice]
     usage: UsageInfo | UnsetType | None = UNSET
+    labels: list[LabelScore] | UnsetType = UNSET

@@ -8,30 +8,34 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ostro.core.errors import InvalidRequestError
+from ostro.core.request import LabelScore, Routing
 from ostro.core.sampling import SamplingParams
 from ostro.web.wire import GenerationRequest, UsageInfo
 
 # In the order in which a model gets them: what is asked comes last.
-INPUTS = ("image", "audio", "text")
-_PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
+INPUTS = ("image", "audio", "series", "text")
+_PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "image": lambda value: {"type": "image_url", "image_url": {"url": value}},
     "audio": lambda value: {"type": "audio_url", "audio_url": {"url": value}},
+    "series": lambda value: {"type": "input_series", "input_series": value},
     "text": lambda value: {"type": "text", "text": value},
 }
 _PLACE = re.compile(r"\bmessages\[0\](?:\.content(?:\[(\d+)\])?)?[\w.]*")
 
 
 class InferRequest(GenerationRequest):
-    """inputs: `{"text": …, "image": …, "audio": …}`, at least one of them; images and sounds in base64 or as data
-    URLs.
+    """inputs: `{"text": …, "image": …, "audio": …, "series": …}`, at least one of them; images and sounds in base64
+    or as data URLs, a series as a list of numbers.
 
     A text may hold them inline: `<image>…</image>`. The sampling fields are those of chat; temperature is 0 unless it
     is given. There is one answer, and it comes whole.
     """
 
     inputs: dict[str, Any]
+    return_routing: bool | None = None
 
     def content(self) -> str | list[dict[str, Any]]:
         """The inputs as a message's content. Raises InvalidRequestError naming the input that is missing or unknown."""
@@ -43,7 +47,8 @@ class InferRequest(GenerationRequest):
                 )
         given = {name: self.inputs[name] for name in INPUTS if self.inputs.get(name) is not None}
         for name, value in given.items():
-            if not isinstance(value, str) or not value:
+            # A series is numbers, which whoever reads media checks one by one.
+            if name != "series" and (not isinstance(value, str) or not value):
                 raise InvalidRequestError(f"inputs['{name}'] must be a non-empty string.", param=f"inputs.{name}")
         if not given:
             raise InvalidRequestError(f"inputs needs one of {', '.join(INPUTS)}.", param="inputs.text")
@@ -86,12 +91,14 @@ class InferRequest(GenerationRequest):
 
 
 class Inference(msgspec.Struct, frozen=True, kw_only=True):
-    """labels: for models that find any. cost: None where a node has no prices."""
+    """labels: of the input, the most probable first; none from models without a head for them. cost: None where a node
+    has no prices. routing: where it was asked for; null for models that do not route."""
 
     id: str
     model: str
     text: str
-    labels: list[str]
+    labels: list[LabelScore]
     finish_reason: str
     usage: UsageInfo
     cost: float | None
+    routing: Routing | UnsetType | None = UNSET

@@ -44,11 +44,19 @@ def takes(kind: type[BaseModel], *, media: str = "application/json") -> dict[str
     return {"requestBody": {"required": True, "content": {media: {"schema": kind.model_json_schema()}}}}
 
 
+def takes_form(kind: type[BaseModel], *, file: str = "file") -> dict[str, Any]:
+    """The same for a multipart form. kind: its fields; file: the part beside them that holds a file."""
+    schema = kind.model_json_schema()
+    schema["properties"] = {file: {"type": "string", "format": "binary"}, **schema["properties"]}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
 def gives(
-    kind: Any, *, streamed: Any = None, status: int = 200, description: str = "The answer"
+    kind: Any, *, streamed: Any = None, plain: bool = False, status: int = 200, description: str = "The answer"
 ) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`. kind: what its JSON decodes to, as msgspec or pydantic know it; a media type where
-    it is no JSON. streamed: what the data of each event decodes to, where it may also come as server-sent events."""
+    it is no JSON. streamed: what the data of each event decodes to, where it may also come as server-sent events.
+    plain: whether it may also come as plain text."""
     content: dict[str, Any]
     if isinstance(kind, str):
         content = {kind: {"schema": {"type": "string"}}}
@@ -56,6 +64,8 @@ def gives(
         content = {"application/json": {"schema": _schema(kind)}}
     if streamed is not None:
         content["text/event-stream"] = {"schema": _event(streamed)}
+    if plain:
+        content["text/plain"] = {"schema": {"type": "string"}}
     return {status: {"description": description, "content": content}}
 
 

@@ -5,7 +5,8 @@ Suffixes of tensor names: T tokens of a flat batch, D hidden, E stacked projecti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -206,6 +207,11 @@ class Decoder(nn.Module):
     def label_scores(self, hidden_D: torch.Tensor) -> list[LabelScore]:  # noqa: ARG002
         """What the head for labels says of one row [D]; nothing where there is none."""
         return []
+
+    @contextmanager
+    def watching_routes(self) -> Iterator[list[torch.Tensor]]:
+        """Within it a forward pass puts the routing factors of each layer that routes, [T, senses], into the list."""
+        yield []
 
     def pooled(self, vector_D: torch.Tensor) -> torch.Tensor:
         """What a prompt's pooled hidden state becomes as its embedding."""

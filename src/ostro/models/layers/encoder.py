@@ -7,7 +7,8 @@ projections, D the decoder's hidden size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from ostro.models.layers.linear import Linear
 
 # Rows of one piece of work. Pieces are always cut here, however much time there is, so that timing changes no number.
 PIECE_ROWS = 128
+_piece_rows = PIECE_ROWS
 
 Result = TypeVar("Result")
 # Work that stops between its pieces, so that others can be served in between.
@@ -66,10 +68,21 @@ def finished(work: Work[Result]) -> Result:
             return result
 
 
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Within it work is not cut: for training, where nobody waits beside it and larger products are quicker."""
+    global _piece_rows  # noqa: PLW0603 - one setting of this process, for a while
+    before, _piece_rows = _piece_rows, 1 << 40
+    try:
+        yield
+    finally:
+        _piece_rows = before
+
+
 def in_pieces(function: Callable[[torch.Tensor], torch.Tensor], x_NC: torch.Tensor) -> Work[torch.Tensor]:
     """A function of rows, applied to some rows at a time."""
     pieces = []
-    for rows in torch.split(x_NC, PIECE_ROWS):
+    for rows in torch.split(x_NC, _piece_rows):
         pieces.append(function(rows))
         yield
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -82,16 +95,32 @@ def attend_within(
 
     lengths: rows of each input, in order.
     """
+    if len(set(lengths)) == 1 and lengths[0] <= _piece_rows:
+        return (yield from _attend_alike(q_NHC, k_NHC, v_NHC, lengths[0], scale))
     pieces = []
     at = 0
     for length in lengths:
         k_HLC, v_HLC = (x[at : at + length].transpose(0, 1) for x in (k_NHC, v_NHC))
-        for start in range(at, at + length, PIECE_ROWS):
-            q_HLC = q_NHC[start : min(start + PIECE_ROWS, at + length)].transpose(0, 1)
+        for start in range(at, at + length, _piece_rows):
+            q_HLC = q_NHC[start : min(start + _piece_rows, at + length)].transpose(0, 1)
             out_HLC = F.scaled_dot_product_attention(q_HLC[None], k_HLC[None], v_HLC[None], scale=scale)[0]
             pieces.append(out_HLC.transpose(0, 1).flatten(1))
             yield
         at += length
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _attend_alike(
+    q_NHC: torch.Tensor, k_NHC: torch.Tensor, v_NHC: torch.Tensor, length: int, scale: float
+) -> Work[torch.Tensor]:
+    """Inputs of one length: as many of them at a time as a piece has room for."""
+    pieces = []
+    rows = _piece_rows // length * length
+    for q, k, v in zip(*(torch.split(x, min(rows, len(q_NHC))) for x in (q_NHC, k_NHC, v_NHC)), strict=True):
+        q_BHLC, k_BHLC, v_BHLC = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
+        out_BHLC = F.scaled_dot_product_attention(q_BHLC, k_BHLC, v_BHLC, scale=scale)
+        pieces.append(out_BHLC.transpose(1, 2).flatten(0, 1).flatten(1))
+        yield
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ostro.core.media import MediaInput
-from ostro.models.layers.encoder import Encoder, Projector, Table, Work, in_pieces, refuse
+from ostro.models.layers.encoder import ACTIVATIONS, Encoder, Projector, Table, Work, in_pieces, refuse
 from ostro.models.layers.norm import RMSNorm
 from ostro.models.ostro.stems import PLANE, ConvConfig, StemConfig
 from ostro.models.pixtral.config import PixtralConfig
@@ -17,15 +17,23 @@ from ostro.models.pixtral.model import VisionBlock, grid_angles
 
 
 class Convolution(nn.Module):
-    """A convolution with a bias, then GELU. Sides shrink by its stride; what is beyond the edge is zero."""
+    """A convolution, pooled, with a scale and a shift for each channel, then the activation. Sides shrink by stride and
+    pool; what is beyond the edge is zero.
 
-    def __init__(self, before: int, config: ConvConfig, *, plane: bool) -> None:
+    Training may put batch normalisation in the place of scale and shift (`normalise`), and its statistics into them
+    afterwards (`settle`): what is served has none.
+    """
+
+    def __init__(self, before: int, config: ConvConfig, activation: str, *, plane: bool) -> None:
         super().__init__()
         self._config = config
         self._plane = plane
+        self._activation = ACTIVATIONS[activation]
         kernel = (config.kernel if plane else 1, config.kernel)
         self.kernel = Table(config.channels, before, *kernel)
-        self.bias = Table(config.channels)
+        self.scale = Table(config.channels)
+        self.shift = Table(config.channels)
+        self.statistics: nn.BatchNorm2d | None = None
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         conv = self._config
@@ -35,8 +43,32 @@ class Convolution(nn.Module):
         rows = (before, after) if self._plane else (0, 0)
         x_padded = F.pad(x_BCHW, (before, after, *rows))
         stride = (conv.stride if self._plane else 1, conv.stride)
-        y_BCHW = F.gelu(F.conv2d(x_padded, self.kernel.weight, self.bias.weight, stride))
+        y_BCHW = F.conv2d(x_padded, self.kernel.weight, None, stride)
+        if conv.pool > 1:
+            y_BCHW = F.max_pool2d(y_BCHW, (conv.pool if self._plane else 1, conv.pool))
+        if self.statistics is not None:
+            y_BCHW = self.statistics(y_BCHW)
+        else:
+            y_BCHW = y_BCHW * self.scale.weight[:, None, None] + self.shift.weight[:, None, None]
+        y_BCHW = self._activation(y_BCHW)
         return x_BCHW + y_BCHW if conv.residual else y_BCHW
+
+    def normalise(self) -> None:
+        """Normalise over batches from now on, as training does."""
+        self.statistics = nn.BatchNorm2d(self._config.channels)
+
+    def settle(self) -> None:
+        """The statistics that were gathered as scale and shift, which give the same outputs."""
+        found = self.statistics
+        if found is None:
+            return
+        assert found.running_mean is not None
+        assert found.running_var is not None
+        with torch.no_grad():
+            scale_C = found.weight / (found.running_var + found.eps).sqrt()
+            self.scale.weight.copy_(scale_C)
+            self.shift.weight.copy_(found.bias - found.running_mean * scale_C)
+        self.statistics = None
 
 
 class StemEncoder(Encoder):
@@ -51,7 +83,7 @@ class StemEncoder(Encoder):
         self._plane = PLANE[config.modality]
         channels = [config.channels, *(conv.channels for conv in config.convolutions)]
         self.stem = nn.ModuleList(
-            Convolution(before, conv, plane=self._plane)
+            Convolution(before, conv, config.activation, plane=self._plane)
             for before, conv in zip(channels, config.convolutions, strict=False)
         )
         size = config.hidden_size
@@ -62,11 +94,24 @@ class StemEncoder(Encoder):
             num_heads=config.num_heads if config.num_layers else size // 4,
             patch_size=config.side,
             image_size=config.side,
+            rope_theta=config.rope_theta,
         )
         self._shape = shape
         self.layers = nn.ModuleList(VisionBlock(shape) for _ in range(config.num_layers))
         self.norm = RMSNorm(size, 1e-5)
         self.projector = Projector(size, hidden_size, "gelu", bias=False)
+
+    def normalise(self) -> None:
+        """Convolutions normalise over batches from now on, as training does."""
+        for convolution in self.stem:
+            assert isinstance(convolution, Convolution)
+            convolution.normalise()
+
+    def settle(self) -> None:
+        """They do not any more: what training gathered is in their scales and shifts."""
+        for convolution in self.stem:
+            assert isinstance(convolution, Convolution)
+            convolution.settle()
 
     def check(self, media: MediaInput) -> None:
         side, channels = self.config.side, self.config.channels
@@ -105,6 +150,7 @@ class StemEncoder(Encoder):
             x_BCHW = torch.stack([inputs[index] for index in indices]).to(dtype)
             if self.modality == "audio":
                 x_BCHW = x_BCHW.transpose(1, 2)  # mel bins are channels
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             for convolution in self.stem:
                 x_BCHW = convolution(x_BCHW)
                 yield

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -235,6 +236,18 @@ class UnifiedDecoder(Decoder):
                 pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
                 found += [LabelScore(group.labels[index], score, group.name) for index, score in pairs]
         return sorted(found, key=lambda one: -one.score)
+
+    @contextmanager
+    def watching_routes(self) -> Iterator[list[torch.Tensor]]:
+        routes: list[torch.Tensor] = []
+        routers = [module for module in self.modules() if isinstance(module, RoutedAttention)]
+        for router in routers:
+            router.watch = routes
+        try:
+            yield routes
+        finally:
+            for router in routers:
+                router.watch = None
 
     def pooled(self, vector_D: torch.Tensor) -> torch.Tensor:
         """Into the space that all senses share, where the model has one."""

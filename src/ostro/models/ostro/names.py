@@ -47,7 +47,8 @@ def _encoder(config: StemConfig) -> list[Binding]:
     for i in range(len(config.convolutions)):
         rows += [
             Binding(f"{source}stem.{i}.weight", f"{target}stem.{i}.kernel"),
-            Binding(f"{source}stem.{i}.bias", f"{target}stem.{i}.bias"),
+            Binding(f"{source}stem.{i}.scale", f"{target}stem.{i}.scale"),
+            Binding(f"{source}stem.{i}.shift", f"{target}stem.{i}.shift"),
         ]
     for i in range(config.num_layers):
         layer, module = f"{source}layers.{i}.", f"{target}layers.{i}."

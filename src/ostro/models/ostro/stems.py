@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ostro.core.errors import ConfigError
 from ostro.models.json_config import ConfigReader
+from ostro.models.pixtral.config import ACTIVATIONS
 
 if TYPE_CHECKING:
     from ostro.models.layers.encoder import Encoder
@@ -19,12 +21,13 @@ _MOST = 1 << 14
 
 @dataclass(frozen=True)
 class ConvConfig:
-    """One convolution. kernel, stride: along each dimension of the sense. residual: its input is added to its output,
-    which has the same shape then."""
+    """One convolution. kernel, stride: along each dimension of the sense. pool: the largest of so many outputs along
+    each dimension is kept. residual: its input is added to its output, which has the same shape then."""
 
     channels: int
     kernel: int = 3
     stride: int = 1
+    pool: int = 1
     residual: bool = False
 
 
@@ -34,7 +37,8 @@ class StemConfig:
 
     channels: of the input: 3 colours, mel bins, or series side by side. convolutions: each followed by its activation.
     hidden_size: channels of the last convolution, and of the layers. num_layers may be 0. placeholder: the token id
-    that stands for its rows. sampling: of sounds, hertz; hop, window: samples of a mel frame.
+    that stands for its rows. max_tokens: of one input. rope_theta: base of the layers' rotary frequencies; small, since
+    grids are.
     """
 
     modality: str
@@ -45,6 +49,8 @@ class StemConfig:
     intermediate_size: int
     placeholder: int
     max_tokens: int = 4096
+    activation: str = "silu"
+    rope_theta: float = 100.0
 
     def __post_init__(self) -> None:
         where = f"The encoder '{self.modality}'"
@@ -54,11 +60,20 @@ class StemConfig:
             raise ConfigError(f"{where} needs at least one convolution.", param="convolutions")
         before = self.channels
         for conv in self.convolutions:
-            if not (1 <= conv.channels <= _MOST and 1 <= conv.kernel <= 1024 and 1 <= conv.stride <= conv.kernel):
+            sizes = 1 <= conv.channels <= _MOST and 1 <= conv.kernel <= 1024 and 1 <= conv.pool <= 1024
+            if not (sizes and 1 <= conv.stride <= conv.kernel):
                 raise ConfigError(f"{where} has an impossible convolution: {conv}.", param="convolutions")
-            if conv.residual and (conv.stride > 1 or conv.channels != before or conv.kernel % 2 == 0):
+            shrinks = conv.stride > 1 or conv.pool > 1
+            if conv.residual and (shrinks or conv.channels != before or conv.kernel % 2 == 0):
                 raise ConfigError(f"{where} adds an input to an output of another shape: {conv}.", param="convolutions")
             before = conv.channels
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"{where} has the activation {self.activation!r}; known are {', '.join(ACTIVATIONS)}.",
+                param="activation",
+            )
+        if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
+            raise ConfigError(f"{where} needs a rope_theta above 0, not {self.rope_theta:g}.", param="rope_theta")
         if self.num_layers and (self.hidden_size % self.num_heads or self.head_dim % 4):
             raise ConfigError(
                 f"{where} has {self.hidden_size} channels, which are not {self.num_heads} heads of a multiple of 4.",
@@ -78,7 +93,7 @@ class StemConfig:
         """Input elements along each dimension that one token stands for."""
         side = 1
         for conv in self.convolutions:
-            side *= conv.stride
+            side *= conv.stride * conv.pool
         return side
 
     def build(self, hidden_size: int) -> Encoder:
@@ -111,6 +126,8 @@ class StemConfig:
             intermediate_size=reader.integer("intermediate_size", 1, most=_MOST),
             placeholder=reader.integer("placeholder"),
             max_tokens=reader.integer("max_tokens", 4096),
+            activation=reader.text("activation", "silu"),
+            rope_theta=reader.real("rope_theta", 100.0),
         )
         reader.finish()
         return config
@@ -122,6 +139,7 @@ def _convolution(values: Mapping[str, Any], where: str) -> ConvConfig:
         channels=reader.integer("channels", most=_MOST),
         kernel=reader.integer("kernel", 3, most=1024),
         stride=reader.integer("stride", 1, most=1024),
+        pool=reader.integer("pool", 1, most=1024),
         residual=reader.flag("residual") is True,
     )
     reader.finish()

@@ -1,16 +1,21 @@
-// One answer in the conversation: reasoning, text, calls, verdict, figures, and what can be done with it.
+// One answer in the conversation: reasoning, text, calls, labels, verdict, figures, and what can be done with it.
 
 import { copyButton, h, icon, iconButton, say } from "./dom.js";
 import { callCards } from "./calls.js";
 import { failureView } from "./failure.js";
 import { figureList, milliseconds } from "./figures.js";
 import { judge } from "./formats.js";
+import { labelView } from "./labels.js";
 import { render } from "./markdown.js";
+import { routingView } from "./routing.js";
 import { tokenView } from "./token-view.js";
 import { tree } from "./tree.js";
 
 export class AnswerView {
-  /** actions: {again(), mayGoOn(), goOn(), show(field)} */
+  /**
+   * actions: {again(), mayGoOn(), goOn(), show(field), routed()}
+   * routed: gives the message whose routing can be looked at; null where the model has none.
+   */
   constructor(answer, actions) {
     this.answer = answer;
     this.actions = actions;
@@ -22,11 +27,12 @@ export class AnswerView {
     this.other = h("div", { class: "other", hidden: true });
     this.calls = callCards(answer, actions);
     this.verdict = h("div", { class: "verdict-slot" });
+    this.told = h("div");
     this.failed = h("div");
     this.figures = h("dl", { class: "figures" });
     this.buttons = h("div", { class: "actions" });
     this.element = h("article", { class: "answer streaming", "aria-label": `Answer of ${answer.model}`, "aria-busy": "true" },
-      h("p", { class: "who" }, answer.model), this.wait, this.reasoning, this.prose, this.other, this.calls.element, this.verdict, this.failed,
+      h("p", { class: "who" }, answer.model), this.wait, this.reasoning, this.prose, this.other, this.calls.element, this.verdict, this.told, this.failed,
       h("footer", {}, this.figures, this.buttons));
     this.scheduled = false;
   }
@@ -82,6 +88,7 @@ export class AnswerView {
     else if (answer.empty && !answer.stopped && !answer.reasoning) this.prose.append(h("p", { class: "note" }, "The answer is empty."));
     if (answer.ignored) this.failed.append(h("p", { class: "note" }, `The server has no use for: ${answer.ignored}.`));
     this.paintVerdict();
+    this.paintTold();
     this.offer();
   }
 
@@ -94,6 +101,14 @@ export class AnswerView {
     if (verdict.value !== undefined && verdict.value !== null && typeof verdict.value === "object") {
       this.verdict.append(tree(verdict.value));
     }
+  }
+
+  /** What the model tells of its input beside the answer. Only now: below growing text it would move with each line. */
+  paintTold() {
+    const { answer } = this;
+    const question = answer.error ? null : this.actions.routed();
+    if (answer.labels.length) this.told.append(labelView(answer.labels));
+    if (question) this.told.append(routingView(answer.model, question));
   }
 
   offer() {

@@ -9,6 +9,7 @@ export class Answer {
     this.reasoning = "";
     this.calls = []; // {id, name, arguments, result}
     this.tokens = []; // as logprobs.content has them
+    this.labels = []; // {label, score, group}, of what was asked
     this.finish = null;
     this.usage = null;
     this.error = null;
@@ -21,6 +22,7 @@ export class Answer {
 
   take(chunk, now) {
     if (chunk.usage) this.usage = chunk.usage;
+    if (chunk.labels) this.labels = chunk.labels;
     const choice = chunk.choices?.[0];
     if (!choice) return;
     const { content, reasoning_content: thought, tool_calls: calls } = choice.delta ?? {};

@@ -62,6 +62,8 @@ export const checkReady = () => send("health/ready");
 export const loadModel = (name) =>
   send(`v1/models/${name.split("/").map(encodeURIComponent).join("/")}/load`, { method: "POST" });
 
+export const infer = async (body) => (await send("v1/infer", { body })).json();
+
 /** Start a streamed chat. Gives {requestId, ignored, chunks}; chunks throws ApiError for what goes wrong midway. */
 export async function streamChat(body, signal) {
   const response = await send("v1/chat/completions", { body, signal });

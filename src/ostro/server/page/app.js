@@ -3,18 +3,21 @@
 import { Answer } from "./answer.js";
 import { AnswerView } from "./answer-view.js";
 import { ApiError, streamChat } from "./api.js";
+import { makeAttachments } from "./attachments.js";
 import { exportDialog, keyDialog, makeDialogs } from "./dialogs.js";
 import { byId, growing, h, say, setIcon } from "./dom.js";
 import { exported } from "./export.js";
 import { FORMATS } from "./formats.js";
 import { makeKeyboard } from "./keyboard.js";
 import { makePanel } from "./panel.js";
+import { makeRecorder } from "./recording.js";
 import { bodyOf, readSettings } from "./request.js";
 import { keep, settings } from "./settings.js";
 import { watchServer } from "./status.js";
 import { userView } from "./user-view.js";
 import { paintWelcome } from "./welcome.js";
 
+const ROUTING = "ostro"; // the architecture whose attention is routed by sense
 const WAITING_MS = 1000;
 const NEAR_PX = 80;
 
@@ -38,7 +41,8 @@ function asked() {
 }
 
 async function answer(fields) {
-  const items = conversation.map(({ item }) => item);
+  const items = said();
+  const question = items.findLast((item) => item.role === "user");
   const made = new Answer(settings.model, bodyOf(settings, fields, items));
   const view = new AnswerView(made, {
     again: () => again(made),
@@ -49,6 +53,7 @@ async function answer(fields) {
       prompt.focus();
     },
     show: (param) => panel.show(param, made.error?.message) || prompt.focus(),
+    routed: () => (server.named(made.model)?.architecture === ROUTING ? question : null),
   });
   add(made, view);
   const abort = new AbortController();
@@ -66,10 +71,11 @@ async function answer(fields) {
   } finally {
     clearInterval(waiting);
     made.done = true;
+    const stuck = isAtEnd();
     view.finish();
     if (running?.answer === made) running = null;
     paintState();
-    follow();
+    follow(stuck);
     say(made.error ? `The answer failed: ${made.error.message}` : made.stopped ? "Stopped." : "The answer is complete.");
     server.poll();
   }
@@ -99,13 +105,15 @@ async function tellWait(made, view) {
 
 function submit() {
   const text = prompt.value;
-  if (running || !text.trim()) return;
+  if (running || !written() || attachments.busy() || recorder.busy()) return;
   const fields = asked();
   if (!fields) return;
+  const problem = attachments.problem();
+  if (problem) return tell(problem);
   prompt.value = "";
   fit();
   conversation.at(-1)?.view.calls?.leave();
-  addUser(text);
+  addUser(text, attachments.take());
   answer(fields);
 }
 
@@ -116,14 +124,14 @@ function start(text) {
   prompt.focus();
 }
 
-function addUser(text) {
-  const item = { role: "user", text };
+function addUser(text, media) {
+  const item = { role: "user", text, media };
   const view = userView(item, (changed) => {
     const fields = asked();
     if (!fields) return false;
     stop();
     cut(conversation.findIndex((entry) => entry.item === item));
-    addUser(changed);
+    addUser(changed, media);
     answer(fields);
     prompt.focus();
     return true;
@@ -162,7 +170,10 @@ function add(item, view) {
 }
 
 function cut(from) {
-  for (const { view } of conversation.splice(from)) view.element.remove();
+  for (const { view } of conversation.splice(from)) {
+    view.element.remove();
+    view.leave?.();
+  }
   paintState();
 }
 
@@ -175,10 +186,18 @@ function follow(always = false) {
 
 /** What keeps a request from being sent, in words; null takes them away. */
 function refuse(param, words) {
-  const element = byId("problem");
-  element.hidden = param === null;
-  element.replaceChildren(...(param === null ? [] : [words, " ", h("button", { type: "button", class: "link", onclick: () => panel.show(param) }, "Show")]));
+  tell(param === null ? null : words, param && h("button", { type: "button", class: "link", onclick: () => panel.show(param) }, "Show"));
 }
+
+/** What is wrong in the composer. more: what to do about it. */
+function tell(words, more = null) {
+  const element = byId("problem");
+  element.hidden = words === null;
+  element.replaceChildren(...(words === null ? [] : more ? [words, " ", more] : [words]));
+}
+
+const said = () => conversation.map(({ item }) => item);
+const written = () => Boolean(prompt.value.trim()) || attachments.all().length > 0;
 
 function paintState() {
   document.body.classList.toggle("empty", !conversation.length);
@@ -186,7 +205,7 @@ function paintState() {
   byId("clear").disabled = !conversation.length;
   setIcon(send, running ? "stop" : "send", running ? "Stop (Esc)" : "Send (Enter)");
   send.classList.toggle("stops", Boolean(running));
-  send.disabled = !running && !prompt.value.trim();
+  send.disabled = !running && (!written() || attachments.busy() || recorder.busy());
 }
 
 function paintChips() {
@@ -218,8 +237,21 @@ function paintTheme() {
 makeDialogs();
 const panel = makePanel(() => paintChips());
 const askKey = keyDialog(() => server.poll());
-const server = watchServer({ wantsKey: () => askKey(), changed: (model) => paintWelcome(model, start) });
-const showExport = exportDialog(() => exported(conversation.map(({ item }) => item), prompt.value));
+const attachments = makeAttachments({
+  held: () => said().flatMap(({ media = [] }) => media),
+  tell,
+  changed: () => paintState(),
+});
+const recorder = makeRecorder({ made: (file) => attachments.add([file]), tell, changed: () => paintState() });
+const server = watchServer({
+  wantsKey: () => askKey(),
+  changed: (model) => {
+    paintWelcome(model, start);
+    attachments.offer(model);
+    recorder.offer(model);
+  },
+});
+const showExport = exportDialog(() => exported(said(), { text: prompt.value, media: attachments.all() }));
 makeKeyboard({ stop, focus: () => prompt.focus(), panel: panel.flip, clear, exported: showExport });
 
 byId("clear").addEventListener("click", clear);

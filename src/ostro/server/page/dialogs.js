@@ -39,6 +39,9 @@ export function keyDialog(given) {
   };
 }
 
+// Images and sounds are copied and saved whole, but nobody reads them.
+const shortened = (text) => text.replace(/[A-Za-z0-9+/]{400,}={0,2}/g, (long) => `${long.slice(0, 40)}… (${long.length.toLocaleString("en")} characters)`);
+
 /** make: gives {json, curl} as texts. */
 export function exportDialog(make) {
   const dialog = byId("export-dialog");
@@ -48,7 +51,7 @@ export function exportDialog(make) {
   makeTabs(dialog.querySelector('[role="tablist"]'), (tab) => {
     kind = tab.id === "tab-curl" ? "curl" : "json";
     byId("export-pane").setAttribute("aria-labelledby", tab.id);
-    shown.textContent = texts[kind];
+    shown.textContent = shortened(texts[kind]);
   });
   const copy = byId("export-copy");
   copy.addEventListener("click", async () => {
@@ -68,7 +71,7 @@ export function exportDialog(make) {
   });
   return () => {
     texts = make();
-    shown.textContent = texts[kind];
+    shown.textContent = shortened(texts[kind]);
     dialog.showModal();
   };
 }

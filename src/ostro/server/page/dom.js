@@ -20,14 +20,17 @@ export function h(tag, props = {}, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** As `h`, for what is drawn. */
+export function draw(tag, props = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(props)) element.setAttribute(name, value);
+  element.append(...children.flat());
+  return element;
+}
+
 /** One of the symbols at the top of index.html. */
 export function icon(name) {
-  const svg = document.createElementNS(SVG, "svg");
-  const use = document.createElementNS(SVG, "use");
-  use.setAttribute("href", `#i-${name}`);
-  svg.setAttribute("aria-hidden", "true");
-  svg.append(use);
-  return svg;
+  return draw("svg", { "aria-hidden": "true" }, draw("use", { href: `#i-${name}` }));
 }
 
 export function iconButton(name, label, onclick, props = {}) {

@@ -17,7 +17,8 @@ export function watchServer({ wantsKey, changed }) {
   let timer = null;
   let polling = null;
 
-  const chosen = () => models.find((model) => model.id === select.value) ?? null;
+  const named = (id) => models.find((model) => model.id === id) ?? null;
+  const chosen = () => named(select.value);
   const context = (model) => (model.max_context_length ? `${model.max_context_length.toLocaleString("en")} tokens` : "");
 
   function paint() {
@@ -100,5 +101,5 @@ export function watchServer({ wantsKey, changed }) {
     }
   });
   poll();
-  return { poll, chosen };
+  return { poll, chosen, named };
 }

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.responses import FileResponse
 
-from ostro.core.errors import InvalidRequestError, OstroError
+from ostro.core.errors import InvalidRequestError
 from ostro.server.context import ServerContext, context_of
 from ostro.server.stored_files import find_file
 from ostro.storage.files import FileQuery, FileRecord, FileStore
 from ostro.web.auth import owner_of
 from ostro.web.batches import Deleted, FileList, FileObject, FilesPage, RetrievedFile
 from ostro.web.openapi import gives
-from ostro.web.upload import Form, read_upload
+from ostro.web.upload import Form, read_upload, refuse_foreign_pages
 
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 
@@ -42,17 +41,9 @@ _FORM = {
 _BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
 
 
-class ForbiddenOriginError(OstroError):
-    """A form that a page of another site sent."""
-
-    status = 403
-    type = "invalid_request_error"
-    code = "forbidden_origin"
-
-
 @router.post("", openapi_extra=_BODY, responses=gives(FileObject))
 async def upload(request: Request, context: Context) -> Any:
-    _refuse_foreign_pages(request)
+    refuse_foreign_pages(request)
     store = FileStore(context.database)
     off_loop = context.database.off_loop
     writer = await off_loop(store.writer)
@@ -166,12 +157,3 @@ def _expiry(fields: dict[str, str]) -> float | None:
             )
         return time.time() + int(given) * seconds
     return None
-
-
-def _refuse_foreign_pages(request: Request) -> None:
-    """Browsers let any page post a form anywhere; one with a key in its headers they ask about first (CORS)."""
-    origin = request.headers.get("origin")
-    if origin is None or "authorization" in request.headers:
-        return
-    if urlsplit(origin).netloc != request.headers.get("host"):
-        raise ForbiddenOriginError(f"A page of {origin[:200]!r} may not upload files here.")

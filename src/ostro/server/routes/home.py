@@ -20,7 +20,8 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# Nothing from elsewhere, nothing inline, no markup made of strings: what a model says stays text.
+# Nothing from elsewhere, nothing inline, no markup made of strings: what a model says stays text. Images are shown from
+# data URLs and sounds from blobs, which hold what the user attached.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -28,6 +29,7 @@ _POLICY = "; ".join(
         "style-src 'self'",
         "connect-src 'self'",
         "img-src 'self' data:",
+        "media-src blob:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

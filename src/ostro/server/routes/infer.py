@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from msgspec import UNSET
 
 from ostro.core.ids import new_id
 from ostro.server.answering import gather, json_response
@@ -30,6 +31,7 @@ async def infer(request: Request, context: Annotated[ServerContext, Depends(cont
         timeout=body.timeout,
         messages_param="inputs.text",
         response_param=body.response_param,
+        inspect=bool(body.return_routing),
     )
     model = await context.models.use(request, body.model)
     answer_id = new_id("infer")
@@ -43,7 +45,8 @@ async def infer(request: Request, context: Annotated[ServerContext, Depends(cont
         id=answer_id,
         model=model.name,
         text=choice.text,
-        labels=[],
+        labels=generation.labels,
+        routing=generation.routing if body.return_routing else UNSET,
         finish_reason=choice.finish_reason,
         usage=UsageInfo.of(generation.usage()),
         cost=None,

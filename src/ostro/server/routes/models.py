@@ -78,6 +78,7 @@ def _describe(context: ServerContext, model: ServedModel) -> dict[str, Any]:
             "fine_tuning": False,
             "vision": model.senses.image is not None,
             "audio": model.senses.audio is not None,
+            "series": model.senses.series is not None,
         },
     }
     if card is not None:

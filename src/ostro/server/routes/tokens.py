@@ -72,7 +72,9 @@ async def _render(context: ServerContext, model: ServedModel, body: TokenizeRequ
         else:
             ignored.append("reasoning_effort")
     messages = [message.plain(index) for index, message in enumerate(body.messages)]
-    return (await model.render(await context.media.read(messages, model.senses), **options)).token_ids
+    card = model.engine.card
+    read = await context.media.read(messages, model.senses, None if card is None else card.context)
+    return (await model.render(read, **options)).token_ids
 
 
 def _strings(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

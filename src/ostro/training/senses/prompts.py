@@ -1,0 +1,131 @@
+"""Examples as tokens, laid out as the chat template lays them out, with a weight for every token to be predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ostro.core.errors import TrainingError
+from ostro.tokenizer.base import Tokenizer
+from ostro.tokenizer.placeholders import (
+    IMAGE_MARKS,
+    SERIES_MARKS,
+    SOUND_MARKS,
+    image_tokens,
+    series_tokens,
+    sound_tokens,
+)
+from ostro.training.senses.examples import Example, Message, Sensed
+
+_MARKS = ("[INST]", "[/INST]", "<pad>")
+_LAY_OUT = {
+    "image": (IMAGE_MARKS, image_tokens),
+    "audio": (SOUND_MARKS, sound_tokens),
+    "series": (SERIES_MARKS, series_tokens),
+}
+# Texts that are encoded once: wordings and answers come again and again.
+_KNOWN_TEXTS = 1 << 14
+
+
+@dataclass
+class Document:
+    """Tokens, and for each the weight of predicting it (0: only read).
+
+    media: what is sensed, and the positions that it fills. begins: the last position of the prompt, which predicts the
+    answer's first token; None where there is no prompt.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    media: list[tuple[Sensed, list[int]]] = field(default_factory=list)
+    begins: int | None = None
+
+    def add(self, tokens: list[int], weight: float) -> None:
+        self.tokens += tokens
+        self.weights += [weight] * len(tokens)
+
+
+class Prompts:
+    """Lays examples out for a tokenizer's template, of version 7 or later.
+
+    Raises TrainingError for a tokenizer that lacks control tokens for chats.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        names = {*_MARKS, "[TRANSCRIBE]", *(mark for marks, _ in _LAY_OUT.values() for mark in marks)}
+        found = {name: tokenizer.special_id(name) for name in names}
+        self._ids = {name: token for name, token in found.items() if token is not None}
+        if tokenizer.bos_id is None or any(name not in self._ids for name in _MARKS):
+            raise TrainingError("The tokenizer lacks a control token for chats: [INST], [/INST], <pad> or <s>.")
+        self._bos, self._eos = tokenizer.bos_id, tokenizer.eos_ids[0]
+        self.pad = self._ids["<pad>"]
+        self._encode = lru_cache(_KNOWN_TEXTS)(lambda text: tuple(tokenizer.encode(text, bos=False)))
+
+    def document(self, example: Example) -> Document:
+        """An example with its answer."""
+        document = Document()
+        document.add([self._bos], 0.0)
+        if not example.messages:
+            document.add(self.encode(example.answer), 1.0)
+            return document
+        self._converse(document, example)
+        document.begins = len(document.tokens) - 1
+        document.add([*self.encode(example.answer), self._eos], 1.0)
+        return document
+
+    def sensed(self, example: Example) -> Document:
+        """What is sensed in the last message, without a word: one side of a contrastive pair."""
+        document = Document()
+        document.add([self._bos], 0.0)
+        parts = tuple(part for part in example.messages[-1].parts if not isinstance(part, str))
+        self._ask(document, Message("user", parts))
+        return self._without_answer(document)
+
+    def caption(self, text: str) -> Document:
+        """A caption as a text by itself: the other side."""
+        document = Document()
+        document.add([self._bos, *self.encode(text)], 0.0)
+        return self._without_answer(document)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._encode(text))
+
+    def _converse(self, document: Document, example: Example) -> None:
+        for message in example.messages:
+            if message.role == "user":
+                self._ask(document, message)
+            else:
+                said = "".join(part for part in message.parts if isinstance(part, str))
+                document.add([*self.encode(said), self._eos], 1.0)
+        if example.transcribe:
+            told = [] if example.spoken is None else self.encode(f"lang:{example.spoken}")
+            document.add([*told, self._id("[TRANSCRIBE]")], 0.0)
+
+    def _ask(self, document: Document, message: Message) -> None:
+        document.add([self._ids["[INST]"]], 0.0)
+        for part in message.parts:
+            if isinstance(part, str):
+                document.add(self.encode(part), 0.0)
+            else:
+                assert isinstance(part, Sensed), "pictures are developed before they are laid out"
+                self._show(document, part)
+        document.add([self._ids["[/INST]"]], 0.0)
+
+    def _show(self, document: Document, sensed: Sensed) -> None:
+        marks, lay_out = _LAY_OUT[sensed.modality]
+        place = self._id(marks[0])
+        start = len(document.tokens)
+        document.add(lay_out(sensed.grid, self._ids), 0.0)
+        filled = [at for at in range(start, len(document.tokens)) if document.tokens[at] == place]
+        document.media.append((sensed, filled))
+
+    def _without_answer(self, document: Document) -> Document:
+        """All of it is read; the end of the sequence only stands behind so that the last token is an input."""
+        document.begins = len(document.tokens) - 1
+        document.add([self._eos], 0.0)
+        return document
+
+    def _id(self, name: str) -> int:
+        if name not in self._ids:
+            raise TrainingError(f"The tokenizer has no control token {name}. Train the vocabulary again.")
+        return self._ids[name]

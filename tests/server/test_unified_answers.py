@@ -1,0 +1,166 @@
+"""What a model of the unified architecture tells beside its text, through HTTP: labels and routing. It is random."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+from nodes import Node
+from PIL import Image
+from real_nodes import VOCABULARY, served
+
+from ostro import Client
+from ostro.core.sampling import SamplingParams
+from ostro.engine.llm import LLM
+from ostro.models.config import DecoderConfig
+from ostro.models.ostro.config import AdapterConfig, GateConfig, LabelGroup, OstroConfig
+from ostro.models.ostro.model import UnifiedDecoder
+from ostro.models.ostro.stems import ConvConfig, StemConfig
+from ostro.training.tokenizer import train_tekken, write_tekken
+from ostro.weights.writer import save_checkpoint
+
+LABELS = (LabelGroup("photo", ("cat", "dog", "ship")), LabelGroup("digit", ("0", "1")))
+
+
+def write_unified_model(folder: Path) -> None:
+    torch.manual_seed(0)
+    base = DecoderConfig(
+        architecture="ostro",
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        rms_norm_eps=1e-5,
+        rope_theta=1e4,
+        max_position_embeddings=512,
+        windows=(0, 0, 0),
+        tie_word_embeddings=True,
+    )
+    stem = StemConfig("image", 3, (ConvConfig(16, 4, 4), ConvConfig(32, 3, pool=2)), 1, 2, 48, 10)
+    fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)} | {"unrotated": 2}
+    config = OstroConfig(
+        **{**fields, "encoders": (stem,)},
+        adapter=AdapterConfig(1, 8),
+        gate=GateConfig(1, (32, 128), (0.0,)),
+        routing=True,
+        labels=LABELS,
+        embedding=24,
+    )
+    model = UnifiedDecoder(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(std=0.15)
+        assert model.label_head is not None
+        assert model.label_head.bias is not None
+        # Of the photos one always holds, of the digits none.
+        model.label_head.bias.weight.copy_(torch.tensor([0.0, 0.0, 0.0, -20.0, 0.0, 0.0, 20.0]))
+    save_checkpoint(model, folder, dtype=torch.float32)
+    texts = ["once upon a time there was a river", "what is seen in the picture of the bridge"] * 5
+    write_tekken(train_tekken(texts, vocab_size=VOCABULARY, num_special=44), folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unified") / "one"
+    write_unified_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def node(folder: Path) -> Iterator[Node]:
+    with served(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def client(node: Node) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{node.url}/v1", api_key="none") as client:
+        yield client
+
+
+def picture() -> str:
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def content() -> list[dict[str, Any]]:
+    url = f"data:image/png;base64,{picture()}"
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is seen"}]
+
+
+def check_labels(labels: list[dict[str, Any]]) -> None:
+    assert {one["label"] for one in labels} == {"cat", "dog", "ship"}
+    assert {one["group"] for one in labels} == {"photo"}
+    scores = [one["score"] for one in labels]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_infer_tells_labels_with_probabilities(node: Node) -> None:
+    for inputs in ({"text": "what is seen"}, {"text": "what is seen", "image": picture()}):
+        body = node.http.post("/v1/infer", json={"inputs": inputs, "max_tokens": 4}).json()
+        check_labels(body["labels"])
+        assert "routing" not in body
+    with Client(api_key="none", endpoint=node.url) as client:
+        result = client.infer({"text": "what is seen", "image": picture()}, max_tokens=4)
+    assert [one.label for one in result.labels] == [one["label"] for one in body["labels"]]
+    assert [one.score for one in result.labels] == pytest.approx([one["score"] for one in body["labels"]], abs=1e-4)
+
+
+def test_text_and_labels_come_from_one_pass(node: Node, folder: Path) -> None:
+    """One prompt, read once: the engine counts it so."""
+    before = node.metric("vllm:prompt_tokens_total")
+    body = node.http.post("/v1/infer", json={"inputs": {"text": "what river is wide"}, "max_tokens": 4}).json()
+    assert node.metric("vllm:prompt_tokens_total") - before == body["usage"]["prompt_tokens"]
+    (output,) = LLM(folder, threads=1).chat(
+        [{"role": "user", "content": "what river is wide"}], SamplingParams(temperature=0, max_tokens=4)
+    )
+    assert output.text == body["text"]
+    assert [one.label for one in output.labels] == [one["label"] for one in body["labels"]]
+
+
+def test_chat_tells_labels_whole_and_streamed(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "one", "messages": [{"role": "user", "content": content()}], "max_tokens": 6}
+    whole = client.chat.completions.create(**options).model_dump()
+    check_labels(whole["labels"])
+    chunks = [chunk.model_dump() for chunk in client.chat.completions.create(stream=True, **options)]
+    told = [chunk["labels"] for chunk in chunks if chunk.get("labels")]
+    assert told == [whole["labels"]]
+    several = [chunk.model_dump() for chunk in client.chat.completions.create(stream=True, n=2, **options)]
+    assert len([chunk for chunk in several if chunk.get("labels")]) == 1
+
+
+def test_routing_can_be_looked_at(node: Node) -> None:
+    def routing(**inputs: str) -> dict[str, Any]:
+        asked = {"inputs": {"text": "what is seen", **inputs}, "max_tokens": 2, "return_routing": True}
+        found: dict[str, Any] = node.http.post("/v1/infer", json=asked).json()["routing"]
+        return found
+
+    for _ in range(2):  # the second time the prompt is in the cache, and is read whole all the same
+        seen = routing(image=picture())
+        assert seen["senses"] == ["text", "image"]
+        assert np.array(seen["layers"]).shape == (3, 2, 2)
+        assert (np.array(seen["layers"]) > 0).all()
+        assert not np.allclose(seen["layers"], 1.0)
+    assert routing()["senses"] == ["text"]
+
+
+def test_embeddings_are_of_the_shared_space(node: Node) -> None:
+    answer = node.http.post("/v1/embeddings", json={"input": ["a river", "a bridge"]}).json()
+    assert {len(item["embedding"]) for item in answer["data"]} == {24}
