@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import tiny_checkpoints
 from ostro.core.options import EngineOptions
 from ostro.core.paths import embedded_models
 from ostro.engine.engine import Engine
@@ -54,3 +55,15 @@ def test_what_is_wrong_is_told_as_json(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["kind"] == "CheckpointError"
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_encoders_are_counted_as_they_are_held(tmp_path: Path, quantize: str | None) -> None:
+    """They are not quantised with the rest, and what they make is kept in memory of its own."""
+    tiny_checkpoints.make("mistral3-mistral", tmp_path / "m")
+    tiny_checkpoints.make("mistral-nemo", tmp_path / "text")
+    options = EngineOptions(model=str(tmp_path / "m"), device="cpu", quantize=quantize, encoder_cache=10_000_000)
+    seeing, text = survey([options, msgspec.structs.replace(options, model=str(tmp_path / "text"))]).footprints
+    assert seeing.overhead - text.overhead == 10_000_000
+    engine = Engine.load(msgspec.structs.replace(options, threads=1, kv_memory=1_000_000))
+    assert seeing.weights == pytest.approx(engine.card.weight_bytes, rel=0.03)

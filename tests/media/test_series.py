@@ -1,4 +1,4 @@
-"""Series of numbers as an encoder takes them: normalised without losing their scale, and refused where they are none."""
+"""Series of numbers as an encoder takes them: normalised without losing their scale, refused where they are none."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from ostro.models.config import DecoderConfig
 from ostro.models.ostro.config import AdapterConfig, GateConfig, LabelGroup, OstroConfig
 from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import ConvConfig, StemConfig
+from ostro.tokenizer import load_tokenizer
 from ostro.training.tokenizer import train_tekken, write_tekken
 from ostro.weights.writer import save_checkpoint
 
@@ -161,6 +162,39 @@ def test_routing_can_be_looked_at(node: Node) -> None:
     assert routing()["senses"] == ["text"]
 
 
-def test_embeddings_are_of_the_shared_space(node: Node) -> None:
-    answer = node.http.post("/v1/embeddings", json={"input": ["a river", "a bridge"]}).json()
-    assert {len(item["embedding"]) for item in answer["data"]} == {24}
+def test_embeddings_are_of_the_shared_space(node: Node, folder: Path) -> None:
+    """Texts and images side by side, in every way of writing them."""
+    url = f"data:image/png;base64,{picture()}"
+    given = [
+        "a river",
+        {"image": picture()},
+        content()[0],
+        {"text": "a river"},
+        {"type": "image_url", "image_url": url},
+    ]
+    answer = node.http.post("/v1/embeddings", json={"input": given}).json()
+    vectors = np.array([item["embedding"] for item in answer["data"]])
+    assert vectors.shape == (5, 24)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(vectors[[0, 1, 1]], vectors[[3, 2, 4]], atol=1e-4)
+    assert not np.allclose(vectors[0], vectors[1], atol=0.05)
+    assert answer["usage"]["prompt_tokens"] == 2 * (1 + 16 + 4) + (1 + 16 + 4) + 2 * len(river_tokens(folder))
+
+
+def river_tokens(folder: Path) -> list[int]:
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer is not None
+    return tokenizer.encode("a river")
+
+
+def test_what_cannot_be_embedded_is_named(node: Node) -> None:
+    for one, match, param in (
+        ({"image": "@@@"}, "not valid base64", "input[1].image"),
+        ({"audio": "AAAA"}, "takes text and images", "input[1].type"),
+        ({"smell": "x"}, "one of text, image and audio", "input[1]"),
+        ({"type": "image_url"}, "must be a data URL", "input[1].image_url"),
+    ):
+        answer = node.http.post("/v1/embeddings", json={"input": ["a river", one]})
+        assert answer.status_code == 400, answer.text
+        assert match in answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"] == param

@@ -81,9 +81,8 @@ def material(seed: int = 0, side: int = 16) -> Material:
     utterances = [
         Utterance(str(i % 10), "ann", 10 + i, spoken(seed + i, 0.2 + 0.01 * i, rate=16_000)) for i in range(20)
     ]
-    questions = [
-        Question(f"where is my {word} number {i}", f"{word}_lost") for word in ("card", "pin") for i in range(9)
-    ]
+    asked = [(f"where is my {word} number {i}", f"{word}_lost") for word in ("card", "pin") for i in range(9)]
+    questions = [Question(text, label) for text, label in asked]
     text = "The quality of mercy is not strained,\nit droppeth as the gentle rain.\n" * 40
     return Material(SENSES, photos=photos, utterances=utterances, questions=questions, text=text, customers=CUSTOMERS)
 

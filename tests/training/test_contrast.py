@@ -39,12 +39,10 @@ def test_it_is_what_a_loop_computes(groups: list[str], seed: int, temperature: f
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.randn(len(groups), 6, generator=generator) for _ in range(2))
     loss = ContrastiveLoss(temperature)
-    assert loss(first, second, groups).item() == pytest.approx(
-        slow(first, second, groups, temperature), rel=1e-4, abs=1e-5
-    )
-    assert loss(first, second).item() == pytest.approx(
-        slow(first, second, range(len(groups)), temperature), rel=1e-4, abs=1e-5
-    )
+    for named in (groups, range(len(groups))):
+        expected = pytest.approx(slow(first, second, named, temperature), rel=1e-4, abs=1e-5)
+        assert loss(first, second, named).item() == expected
+    assert loss(first, second).item() == expected, "without groups each pair is one of its own"
     assert loss(second, first, groups).item() == pytest.approx(loss(first, second, groups).item(), rel=1e-5)
     assert loss(first * 7, second * 0.1, groups).item() == pytest.approx(loss(first, second, groups).item(), rel=1e-4)
 
@@ -94,11 +92,8 @@ def test_wrong_use_is_told() -> None:
             ContrastiveLoss(wrong)
     loss = ContrastiveLoss()
     assert loss.temperature == 0.1
-    for first, second in (
-        (torch.ones(2, 3), torch.ones(3, 3)),
-        (torch.ones(3), torch.ones(3)),
-        (torch.ones(0, 3),) * 2,
-    ):
+    for one, other in (((2, 3), (3, 3)), ((3,), (3,)), ((0, 3), (0, 3))):
+        first, second = torch.ones(one), torch.ones(other)
         with pytest.raises(ValueError, match="one shape"):
             loss(first, second)
     with pytest.raises(ValueError, match="1 groups for 2 pairs"):

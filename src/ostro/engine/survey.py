@@ -28,6 +28,7 @@ from ostro.link.messages import WireError
 from ostro.models.config import DecoderConfig
 from ostro.weights import gguf_blocks
 from ostro.weights.folder import CheckpointFolder, open_folder
+from ostro.weights.loader import ENCODERS
 from ostro.weights.safetensors_file import SafetensorsFile
 
 # An engine process before its model: PyTorch, the buffers of a batch; on a GPU the driver's context too.
@@ -59,7 +60,8 @@ def _footprint(options: EngineOptions, device: torch.device, budget: int) -> Foo
     activations = dtype or (torch.float32 if quantised else getattr(torch, folder.config.dtype or "bfloat16"))
     kv_dtype = pick_kv_dtype(options, activations, quantised)
     kv = options.kv_memory or _kv_memory(options, folder.config, kv_dtype, budget)
-    return Footprint(weights=weights, kv=kv, overhead=_OVERHEAD[device.type])
+    encoded = options.encoder_cache if folder.config.encoders else 0
+    return Footprint(weights=weights, kv=kv, overhead=_OVERHEAD[device.type] + encoded)
 
 
 def _kv_memory(options: EngineOptions, config: DecoderConfig, dtype: torch.dtype, budget: int) -> int:
@@ -81,13 +83,15 @@ def _weight_bytes(folder: CheckpointFolder, dtype: torch.dtype | None, scheme: S
     if folder.layout == "gguf":
         return _gguf_bytes(folder.path)
     loaded_as = dtype or (torch.bfloat16 if folder.quantization else None)
+    tables = [names(folder.config) for names in folder.architecture.names]
+    encoders = {b.source for table in tables for b in table.bindings if b.target.startswith(ENCODERS)}
     total, quantised = 0, scheme is not None
     for path in folder.files:
         try:
             with SafetensorsFile(path) as file:
-                for entry in file.tensors.values():
+                for name, entry in file.tensors.items():
                     floating = entry.dtype.is_floating_point
-                    if scheme is not None and floating and len(entry.shape) == 2:
+                    if scheme is not None and floating and len(entry.shape) == 2 and name not in encoders:
                         panels, groups = scheme.shapes(entry.shape[0], entry.shape[1])
                         total += math.prod(panels) + math.prod(groups) * (4 if scheme.shifted else 2)
                         continue

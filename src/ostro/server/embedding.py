@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Literal
 
 import numpy as np
 
 from ostro.core.errors import DeadlineExceededError, InvalidRequestError, OstroError
+from ostro.core.media import MediaInput, MediaSpan
 from ostro.core.request import EngineRequest
 from ostro.core.sampling import SamplingParams
 from ostro.observability.metrics import ServerMetrics
@@ -25,10 +27,12 @@ _NO_ANSWER = SamplingParams(max_tokens=1)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One input to embed. field: where it stood in the request."""
+    """One input to embed. field: where it stood in the request. spans, media: of an image or a sound."""
 
     field: str
     token_ids: list[int]
+    spans: list[MediaSpan] = dataclass_field(default_factory=list)
+    media: list[MediaInput] = dataclass_field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Embedder:
             EngineRequest(
                 request_id=f"{self.request_id}-{index}",
                 prompt_token_ids=prompt.token_ids,
+                spans=prompt.spans,
+                media=prompt.media,
                 params=_NO_ANSWER,
                 seed=0,
                 priority=self.priority,

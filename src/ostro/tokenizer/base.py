@@ -8,6 +8,8 @@ from typing import Any
 
 from ostro.core.errors import InvalidRequestError
 from ostro.core.media import MediaInput, Prompt
+from ostro.tokenizer.placeholders import MARKS, laid_out
+from ostro.tokenizer.turns import indefinite
 
 PLACEHOLDERS = {"image": "[IMG]", "audio": "[AUDIO]", "series": "[SERIES]"}
 
@@ -129,6 +131,20 @@ class Tokenizer(ABC):
         """Ids of plain text. What looks like a control token in it stays text."""
         ids = self._encode_text(replace_surrogates(text))
         return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
+
+    def encode_media(self, media: MediaInput) -> Prompt:
+        """One input by itself, outside of any template: its places behind the token that begins a sequence.
+
+        Raises InvalidRequestError where the vocabulary has no places for it.
+        """
+        if media.modality not in self.placeholders:
+            raise InvalidRequestError(
+                f"This model's tokenizer ({self.version}) has no place for {indefinite(media.modality)}.",
+                code="unsupported_content",
+            )
+        marks = {name: token for name in MARKS if (token := self.special_id(name)) is not None}
+        begin = [] if self.bos_id is None else [self.bos_id]
+        return Prompt.placing(begin + laid_out(media, marks), [media], self.placeholders)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, continuation: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ostro.core.media import Grid
+from ostro.core.media import Grid, MediaInput
 from ostro.tokenizer.turns import Turn, indefinite, refusal
 
 IMAGE_MARKS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 SOUND_MARKS = ("[AUDIO]", "[BEGIN_AUDIO]")
 SERIES_MARKS = ("[SERIES]",)
+MARKS = (*IMAGE_MARKS, *SOUND_MARKS, *SERIES_MARKS)
 
 
 def image_tokens(grid: Grid, specials: Mapping[str, int]) -> list[int]:
@@ -26,6 +27,12 @@ def sound_tokens(grid: Grid, specials: Mapping[str, int]) -> list[int]:
 
 def series_tokens(grid: Grid, specials: Mapping[str, int]) -> list[int]:
     return [specials["[SERIES]"]] * (grid[0] * grid[1])
+
+
+def laid_out(media: MediaInput, specials: Mapping[str, int]) -> list[int]:
+    """The tokens of one input, by its sense. Raises KeyError for a mark that the vocabulary has not."""
+    lay_out = {"image": image_tokens, "audio": sound_tokens, "series": series_tokens}[media.modality]
+    return lay_out(media.grid, specials)
 
 
 def require_places(turns: Sequence[Turn], placeholders: Mapping[str, int], version: str) -> None:

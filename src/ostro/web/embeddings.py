@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 import msgspec
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.errors import InvalidRequestError
 from ostro.web.bounded import Ids, Many
@@ -13,18 +13,29 @@ from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, UsageInfo, WireRequest
 
 MAX_INPUTS = 2048  # OpenAI's
 
-Input = str | list[int]
+Input = str | list[int] | dict[str, Any]
+
+
+class EmbeddingPart(BaseModel):
+    """An image, a sound or a text as a part of a chat message has it, or short: `{"image": …}`, `{"audio": …}`,
+    `{"text": …}`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: str | None = None
+    text: str | None = None
 
 
 class EmbeddingRequest(WireRequest):
-    """input: a text, texts, token ids, or lists of token ids.
+    """input: a text, texts, token ids, lists of token ids, or a list that holds images and sounds too
+    (`EmbeddingPart`), for models that sense them.
 
     dimensions, output_dimension: OpenAI's and Mistral's names for how many numbers of a vector to keep.
     output_dtype: Mistral's; vectors are floats here. pooling: the vector is the hidden state of the input's last
     token, or the mean of all.
     """
 
-    input: str | Many[str] | Ids | Many[Ids]
+    input: str | Many[str] | Ids | Many[Ids] | Many[str | EmbeddingPart]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
     output_dimension: int | None = Field(default=None, ge=1)
@@ -77,8 +88,22 @@ class EmbeddingRequest(WireRequest):
             return [("input", token_ids)]
         listed: list[tuple[str, Input]] = []
         for index, one in enumerate(self.input):
-            listed.append((f"input[{index}]", cast("Input", one)))
+            listed.append((f"input[{index}]", _part(f"input[{index}]", one)))
         return listed
+
+
+def _part(field: str, one: object) -> Input:
+    if not isinstance(one, EmbeddingPart):
+        return cast("Input", one)
+    part = one.model_dump(exclude_none=True)
+    if part.get("type") in ("text", None) and "text" in part:
+        return str(part["text"])
+    if "type" not in part:
+        kind = next((name for name in ("image", "audio") if name in part), None)
+        if kind is None:
+            raise InvalidRequestError(f"{field} needs one of text, image and audio.", param=field)
+        part["type"] = kind
+    return part
 
 
 class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -35,7 +35,7 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
     model = await context.models.use(request, body.model)
     prompts = []
     for one in inputs:
-        prompts.append(await _encode(model, *one))
+        prompts.append(await _encode(context, model, *one))
         await asyncio.sleep(0)  # thousands of short texts take long together
     embedder = Embedder(
         model=model,
@@ -66,20 +66,38 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
     return Response(msgspec.json.encode(answer), headers=body.ignored_header(), media_type="application/json")
 
 
-async def _encode(model: ServedModel, field: str, given: Input) -> Prompt:
-    """Token ids of one input. Raises InvalidRequestError naming it where the model cannot take it."""
-    if isinstance(given, str):
-        token_ids = await model.encode(given, param=field)
-    else:
-        token_ids = given
+async def _encode(context: ServerContext, model: ServedModel, field: str, given: Input) -> Prompt:
+    """One input as the engine takes it. Raises InvalidRequestError naming it where the model cannot take it."""
+    if isinstance(given, dict):
+        return await _sense(context, model, field, given)
+    token_ids = await model.encode(given, param=field) if isinstance(given, str) else given
     if not 0 <= min(token_ids) <= max(token_ids) <= MAX_COUNT:
         raise InvalidRequestError(f"{field} holds a number that is no token id.", param=field)
+    _check_length(model, field, token_ids)
+    return Prompt(field, token_ids)
+
+
+async def _sense(context: ServerContext, model: ServedModel, field: str, part: dict[str, Any]) -> Prompt:
+    """An image or a sound by itself."""
+    try:
+        room = model.ready_card().context
+        (message,) = await context.media.read([{"role": "user", "content": [part]}], model.senses, room)
+        prompt = model.text_tokenizer(field).encode_media(message["content"][0]["media"])
+    except InvalidRequestError as error:
+        error.message = error.message.replace("messages[0].content[0]", field)
+        error.args = (error.message,)
+        error.param = (error.param or field).replace("messages[0].content[0]", field)
+        raise
+    _check_length(model, field, prompt.token_ids)
+    return Prompt(field, prompt.token_ids, prompt.spans, prompt.media)
+
+
+def _check_length(model: ServedModel, field: str, token_ids: Sequence[int]) -> None:
     context = model.ready_card().context
     if len(token_ids) >= context:
         error = PromptTooLongError(len(token_ids), None, context)
         error.param = field
         raise error
-    return Prompt(field, token_ids)
 
 
 def _item(index: int, vector_D: np.ndarray, encoding: str | None) -> bytes:

@@ -15,7 +15,7 @@ from ostro.tokenizer.placeholders import (
     series_tokens,
     sound_tokens,
 )
-from ostro.training.senses.examples import Example, Message, Sensed
+from ostro.training.senses.examples import Example, Message, Part, Sensed
 
 _MARKS = ("[INST]", "[/INST]", "<pad>")
 _LAY_OUT = {
@@ -103,7 +103,7 @@ class Prompts:
 
     def _ask(self, document: Document, message: Message) -> None:
         document.add([self._ids["[INST]"]], 0.0)
-        for part in message.parts:
+        for part in _in_order(message.parts):
             if isinstance(part, str):
                 document.add(self.encode(part), 0.0)
             else:
@@ -129,3 +129,11 @@ class Prompts:
         if name not in self._ids:
             raise TrainingError(f"The tokenizer has no control token {name}. Train the vocabulary again.")
         return self._ids[name]
+
+
+def _in_order(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The template puts an image, or what goes for one, in front of texts where nothing else is with them."""
+    last = parts[-1]
+    if isinstance(last, Sensed) and last.modality != "audio" and all(isinstance(part, str) for part in parts[:-1]):
+        return (last, *parts[:-1])
+    return parts
