@@ -18,14 +18,15 @@ from ostro.training.conversations import Row
 from ostro.training.loop import Trainer, initialise, learning_rate
 from ostro.training.objective import next_token_loss
 from ostro.training.recipe import Recipe
-from ostro.training.run import Prepared, prepare, run_recipe
+from ostro.training.run import Prepared, next_tokens, prepare, run_recipe
 
 
 def trainer(recipe: Recipe, prepared: Prepared, folder: Path) -> Trainer:
     model = Decoder(recipe.model.config(recipe.tokenizer.vocab_size))
     initialise(model, recipe.seed)
     batches = Batches(recipe, prepared.renderer, prepared.split.train, prepared.train_text)
-    return Trainer(model, batches, recipe.train, seed=recipe.seed, folder=folder, fingerprint=prepared.fingerprint)
+    objective = next_tokens(batches, recipe.train)
+    return Trainer(model, objective, recipe.train, seed=recipe.seed, folder=folder, fingerprint=prepared.fingerprint)
 
 
 def run(one: Trainer, until: int | None = None) -> list[float]:

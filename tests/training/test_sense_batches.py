@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_targets_are_answers_and_their_ends(tokenizer: TekkenTokenizer) -> None:
             said.append(tokenizer.decode(targets))
             continue
         ends = [0, *(at + 1 for at, token in enumerate(targets) if token == tokenizer.eos_ids[0])]
-        said += [tokenizer.decode(targets[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        said += [tokenizer.decode(targets[a:b]) for a, b in pairwise(ends)]
     answers = [example.answer for example in made]
     answers += [m.parts[0] for e in made for m in e.messages if m.role == "assistant" and isinstance(m.parts[0], str)]
     assert sorted(said) == sorted(answers)
@@ -249,12 +250,14 @@ def test_a_model_without_a_sense_is_told_so(tokenizer: TekkenTokenizer, model: U
 def test_a_batch_can_be_moved(tokenizer: TekkenTokenizer) -> None:
     batch = Batcher(tokenizer, GROUPS).batch(examples(10))
     moved = batch.to("meta")
-    assert (
-        moved.inputs_T.device.type
-        == moved.media[0].inputs[0].device.type
-        == moved.labels["photo"].device.type
-        == "meta"
-    )
+    for tensor in (
+        moved.inputs_T,
+        moved.ends_N,
+        moved.media[0].inputs[0],
+        moved.media[0].rows_N,
+        moved.labels["photo"],
+    ):
+        assert tensor.device.type == "meta"
     assert moved.rows == batch.rows
 
 

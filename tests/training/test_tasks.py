@@ -13,7 +13,7 @@ from sense_data import CLASSES, CUSTOMERS, SENSES, SHARES, material, training_ta
 from ostro.core.errors import TrainingError
 from ostro.media.senses import Senses
 from ostro.training.senses.digits import WORDS
-from ostro.training.senses.examples import Example, Picture, Sensed, develop
+from ostro.training.senses.examples import Example, Picture, Sensed, develop, texts_of
 from ostro.training.senses.photos import normalised
 from ostro.training.senses.scenes import parse
 from ostro.training.senses.signals import KINDS
@@ -31,7 +31,8 @@ def same(first: Example, second: Example) -> bool:
 
 
 def words(example: Example) -> str:
-    return " ".join(part for part in example.messages[-1].parts if isinstance(part, str))
+    parts = example.messages[-1].parts if example.messages else ()
+    return " ".join(part for part in parts if isinstance(part, str))
 
 
 def test_examples_are_a_function_of_seed_step_and_index() -> None:
@@ -79,15 +80,8 @@ def test_answers_are_true_of_what_is_shown(training: bool) -> None:
         if task not in ("scene", "text"):
             assert set(example.labels) == set(GROUPS)
             assert len(own) == 1, "what it is not about it holds none of"
-    assert (
-        min(
-            seen[f"{task}/{language}"]
-            for task in SHARES
-            for language in ("en", "zh")
-            if task not in ("text", "transcription")
-        )
-        > 5
-    )
+    worded = set(SHARES) - {"text", "transcription"}
+    assert min(seen[f"{task}/{language}"] for task in worded for language in ("en", "zh")) > 5
 
 
 def test_who_asks_whether_numbers_agree_gets_both_answers() -> None:
@@ -184,6 +178,15 @@ def test_pictures_are_laid_out_place_by_place() -> None:
     np.testing.assert_array_equal(sensed.array, normalised(expected[None])[0])
 
 
+def test_a_vocabulary_learns_from_what_is_said_in_examples() -> None:
+    made = training_tasks().examples(0, 50)
+    texts = list(texts_of(made))
+    assert {example.answer for example in made} | {
+        words(example) for example in made if example.task == "digit"
+    } <= set(texts)
+    assert all(isinstance(text, str) for text in texts)
+
+
 def test_the_labels_of_a_model_are_those_of_its_material() -> None:
     labels = material().labels
     assert list(labels) == ["photo", "digit", "series", "intent"]
@@ -202,8 +205,7 @@ def test_tasks_without_material_are_refused() -> None:
         Tasks(bare, {"smell": 1.0}, seed=0, manner=Manner(training=True))
     with pytest.raises(TrainingError, match="sense 'audio', which the model does not have"):
         Material(Senses(), utterances=material().utterances)
-    assert [example.answer for example in Tasks(bare, {"text": 1}, seed=0, manner=Manner(True)).examples(0, 2)] == [
-        "some text"
-    ] * 2
+    two = Tasks(bare, {"text": 1}, seed=0, manner=Manner(training=True)).examples(0, 2)
+    assert [example.answer for example in two] == ["some text"] * 2
     with pytest.raises(TrainingError, match="no whole tokens of 8"):
         training_tasks(shares={"photo": 1.0}, side=12).examples(0, 1)

@@ -57,7 +57,7 @@ class RequestOutput:
     """The answer to one prompt; with `n` > 1 all of them in `completions`, the first in the other fields.
 
     prompt_logprobs: one entry a prompt token, None for the first, where they were asked for.
-    labels: what the model's head for labels says of the prompt, the most probable first; none where it has no such head.
+    labels: what the model's head for labels says of the prompt, the most probable first; none where it has none.
     """
 
     prompt_token_ids: list[int]

@@ -6,40 +6,54 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ostro.models.layers.decoder import Decoder
-from ostro.training.batches import Batches
 from ostro.training.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
-from ostro.training.objective import next_token_loss
 from ostro.training.recipe import OptimiserRecipe
 
 Watch = Callable[[int, dict[str, float]], None]
+# The loss of a step, and figures of it that are worth watching. It may depend on the step only.
+Objective = Callable[[Decoder, int], tuple[torch.Tensor, dict[str, float]]]
+# Parameters as an optimiser takes them, in groups; `rate` of a group is a factor on the recipe's.
+Groups = list[dict[str, Any]]
 
 
 class Trainer:
     """Trains `model` and keeps an exponential moving average of its weights, which is what the run is for.
 
     Randomness of a step (its batch, its dropout) is a function of (seed, step), so that stopping and resuming gives
-    the weights that an unbroken run gives.
+    the weights that an unbroken run gives. groups: the parameters that are trained; None trains all.
     """
 
     def __init__(
-        self, model: Decoder, batches: Batches, recipe: OptimiserRecipe, *, seed: int, folder: Path, fingerprint: str
+        self,
+        model: Decoder,
+        objective: Objective,
+        recipe: OptimiserRecipe,
+        *,
+        seed: int,
+        folder: Path,
+        fingerprint: str,
+        groups: Groups | None = None,
     ) -> None:
         self.model = model
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.step = 0
-        self._batches = batches
+        self._objective = objective
         self._recipe = recipe
         self._seed = seed
         self._folder = folder
         self._fingerprint = fingerprint
-        self._optimiser = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.rate, betas=(0.9, 0.95))
+        groups = groups or decaying(model.parameters(), recipe.weight_decay)
+        self._factors = [group.pop("rate", 1.0) for group in groups]
+        self._trained = [parameter for group in groups for parameter in group["params"]]
+        self._optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95))
 
     def resume(self) -> bool:
         """Go on where a run in this folder was broken off; False if there is none. Raises TrainingError."""
@@ -75,22 +89,17 @@ class Trainer:
         recipe = self._recipe
         torch.manual_seed(_step_seed(self._seed, self.step))
         rate = learning_rate(recipe, self.step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
+        for group, factor in zip(self._optimiser.param_groups, self._factors, strict=True):
+            group["lr"] = rate * factor
         with _precision(recipe.precision):
-            loss = next_token_loss(
-                self.model,
-                self._batches.batch(self.step),
-                dropout=recipe.dropout,
-                label_smoothing=recipe.label_smoothing,
-            )
+            loss, figures = self._objective(self.model, self.step)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints here
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip)
         self._optimiser.step()
         self.step += 1
         self._update_average()
-        return {"loss": loss.item(), "rate": rate, "norm": norm.item()}
+        return {"loss": loss.item(), "rate": rate, "norm": norm.item(), **figures}
 
     def _update_average(self) -> None:
         # Short memory at first, so that the random start is forgotten.
@@ -127,11 +136,15 @@ def append_log(path: Path, step: int, figures: dict[str, float]) -> None:
         file.write(json.dumps({"step": step, **figures}) + "\n")
 
 
-def _groups(model: Decoder, decay: float) -> list[dict[str, object]]:
-    """Matrices decay; norms do not."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+def decaying(parameters: Iterable[torch.nn.Parameter], decay: float, rate: float = 1.0) -> Groups:
+    """Matrices decay; norms do not. rate: a factor on the recipe's."""
+    listed = list(parameters)
+    matrices = [parameter for parameter in listed if parameter.dim() > 1]
+    vectors = [parameter for parameter in listed if parameter.dim() == 1]
+    return [
+        {"params": matrices, "weight_decay": decay, "rate": rate},
+        {"params": vectors, "weight_decay": 0.0, "rate": rate},
+    ]
 
 
 def _precision(precision: str) -> AbstractContextManager[object]:

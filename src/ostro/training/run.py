@@ -16,8 +16,9 @@ from ostro.training.batches import Batches
 from ostro.training.conversations import Renderer
 from ostro.training.data import Split, read_labels, read_questions, read_text, split_questions, split_text
 from ostro.training.evaluate import conversation_accuracy, intent_accuracy, text_loss
-from ostro.training.loop import Trainer, append_log, initialise
-from ostro.training.recipe import Recipe
+from ostro.training.loop import Objective, Trainer, append_log, initialise
+from ostro.training.objective import next_token_loss
+from ostro.training.recipe import OptimiserRecipe, Recipe
 from ostro.training.tokenizer import train_tekken, write_tekken
 from ostro.weights.writer import save_checkpoint
 
@@ -64,7 +65,7 @@ def run_recipe(
     initialise(model, recipe.seed)
     trainer = Trainer(
         model,
-        Batches(recipe, prepared.renderer, prepared.split.train, prepared.train_text),
+        next_tokens(Batches(recipe, prepared.renderer, prepared.split.train, prepared.train_text), recipe.train),
         recipe.train,
         seed=recipe.seed,
         folder=out / "state",
@@ -84,6 +85,18 @@ def run_recipe(
 
     trainer.run(watch=record, evaluate=quick)
     return finish(prepared, trainer.average, out)
+
+
+def next_tokens(batches: Batches, recipe: OptimiserRecipe) -> Objective:
+    """The loss of the next token over a step's batch."""
+
+    def objective(model: Decoder, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        loss = next_token_loss(
+            model, batches.batch(step), dropout=recipe.dropout, label_smoothing=recipe.label_smoothing
+        )
+        return loss, {}
+
+    return objective
 
 
 def finish(prepared: Prepared, model: Decoder, out: Path) -> dict[str, float]:

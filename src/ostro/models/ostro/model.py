@@ -203,7 +203,8 @@ class UnifiedDecoder(Decoder):
             if self.gate is not None and config.gate is not None and index == config.gate.layer:
                 x_TD, branch_TD = _joined(x_TD, branch_TD)
                 if scores is not None or levels_T is None:
-                    scores_TL = self.gate(x_TD)
+                    # Levels have no gradient, and what the scores are fitted to must not move the stream.
+                    scores_TL = self.gate(x_TD.detach())
                     if scores is not None:
                         scores.append(scores_TL)
                     if levels_T is None:

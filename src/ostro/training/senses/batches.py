@@ -12,7 +12,7 @@ import torch
 from ostro.core.errors import TrainingError
 from ostro.models.layers.context import DenseContext
 from ostro.models.layers.decoder import Decoder
-from ostro.models.layers.encoder import finished
+from ostro.models.layers.encoder import finished, unhurried
 from ostro.models.ostro.config import MODALITIES, LabelGroup
 from ostro.tokenizer.base import Tokenizer
 from ostro.training.batches import Batch
@@ -122,7 +122,8 @@ def embed(model: Decoder, batch: SenseBatch) -> torch.Tensor:
         encoder = model.encoder(one.modality)
         if encoder is None:
             raise TrainingError(f"A batch holds inputs of the sense '{one.modality}', which the model does not have.")
-        rows_ND = torch.cat(finished(encoder.encode(one.inputs)))
+        with unhurried():
+            rows_ND = torch.cat(finished(encoder.encode(one.inputs)))
         x_TD = x_TD.index_copy(0, one.rows_N, rows_ND.to(x_TD.dtype))
     return x_TD
 

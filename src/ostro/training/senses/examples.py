@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,6 +74,14 @@ class Example:
         parts = [part for message in self.messages for part in message.parts]
         found = {"image" if isinstance(part, Picture) else part.modality for part in parts if not isinstance(part, str)}
         return tuple(sorted(found))
+
+
+def texts_of(examples: Iterable[Example]) -> Iterator[str]:
+    """Everything that is said in examples, questions and answers: what a vocabulary is learnt from."""
+    for example in examples:
+        for message in example.messages:
+            yield from (part for part in message.parts if isinstance(part, str))
+        yield example.answer
 
 
 def develop(

@@ -147,7 +147,8 @@ def rescale(images: np.ndarray, generator: np.random.Generator, least: float = 0
     x_B3HW = images.transpose(0, 3, 1, 2).astype(np.float32)
     rows_B1HH, columns_B1WW = (_resampling(size, zoom_B)[:, None] for size in images.shape[1:3])
     out_B3HW = rows_B1HH @ x_B3HW @ columns_B1WW.transpose(0, 1, 3, 2)
-    return out_B3HW.round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    out: np.ndarray = out_B3HW.round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return out
 
 
 def _resampling(size: int, zoom_B: np.ndarray) -> np.ndarray:
@@ -155,7 +156,8 @@ def _resampling(size: int, zoom_B: np.ndarray) -> np.ndarray:
     middle = (size - 1) / 2
     at_BO = (np.arange(size) - middle) / zoom_B[:, None] + middle
     at_BO = (size - 1) - np.abs((size - 1) - np.abs(at_BO))
-    return np.maximum(1 - np.abs(at_BO[..., None] - np.arange(size)), 0).astype(np.float32)
+    weights_BOI: np.ndarray = np.maximum(1 - np.abs(at_BO[..., None] - np.arange(size)), 0).astype(np.float32)
+    return weights_BOI
 
 
 AUGMENTATIONS: tuple[Augmentation, ...] = (rescale, crop, flip, jitter, cutout)

@@ -1,0 +1,188 @@
+"""What the unified decoder is trained for: the next token, labels, vectors that senses share, and to do with fewer
+channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import torch
+import torch.nn.functional as F
+
+from ostro.core.errors import TrainingError
+from ostro.models.layers.decoder import Decoder
+from ostro.models.ostro.config import TEXT
+from ostro.models.ostro.model import UnifiedDecoder
+from ostro.training.loop import Groups, decaying
+from ostro.training.senses.batches import IGNORED, Batcher, SenseBatch, embed
+from ostro.training.senses.contrast import ContrastiveLoss
+from ostro.training.senses.tasks import Tasks
+
+# Steps of which one also fits the gate: it costs a pass a level.
+GATE_EVERY = 4
+# Tasks whose examples have captions that a contrastive pair can be made of.
+CAPTIONED = ("photo", "scene", "digit", "series")
+
+
+class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """examples: of a step, of all tasks. labels, contrast, gate: weights of their losses beside the next token's, which
+    has 1; 0 leaves one out. pairs: of the contrastive loss, a step. temperature: of InfoNCE. whole: share of steps in
+    which every token runs all channels; in the others each text token runs a level by chance."""
+
+    examples: int = 48
+    labels: float = 0.3
+    contrast: float = 0.2
+    gate: float = 0.1
+    pairs: int = 32
+    temperature: float = 0.1
+    whole: float = 0.5
+
+
+class UnifiedLoss:
+    """The objective of a step, a function of the step. captioned: where the pairs of the contrastive loss come from."""
+
+    def __init__(
+        self,
+        recipe: UnifiedObjective,
+        tasks: Tasks,
+        captioned: Tasks | None,
+        batcher: Batcher,
+        *,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self._recipe = recipe
+        self._tasks, self._captioned, self._batcher = tasks, captioned, batcher
+        self._dropout, self._smoothing = dropout, label_smoothing
+        self._contrast = ContrastiveLoss(recipe.temperature)
+
+    def __call__(self, model: Decoder, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        assert isinstance(model, UnifiedDecoder)
+        recipe = self._recipe
+        batch = self._batcher.batch(self._tasks.examples(step, recipe.examples))
+        levels_T = self._levels(model, batch, step)
+        scores: list[torch.Tensor] = []
+        hidden_TD = run(model, batch, levels_T, dropout=self._dropout, scores=scores)
+        losses = {"text": self._text(model, batch, hidden_TD)}
+        if recipe.gate and scores and step % GATE_EVERY == 0:
+            losses["gate"] = self._gate(model, batch, scores[0])
+        if recipe.labels and model.label_head is not None:
+            losses["labels"] = self._labels(model, batch, hidden_TD)
+        if recipe.contrast and self._captioned is not None and model.embedding_head is not None:
+            losses["contrast"] = self._pairs(model, step)
+        weights = {"text": 1.0, "labels": recipe.labels, "contrast": recipe.contrast, "gate": recipe.gate}
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return total, {name: loss.item() for name, loss in losses.items()}
+
+    def _levels(self, model: UnifiedDecoder, batch: SenseBatch, step: int) -> torch.Tensor | None:
+        """A level for every token; None where the model has no gate."""
+        gate = model.unified.gate
+        if gate is None:
+            return None
+        top = len(gate.widths) - 1
+        whole = torch.rand(1).item() < self._recipe.whole
+        drawn_T = torch.randint(0, top + 1, (len(batch.inputs_T),))
+        del step  # its randomness is seeded by whoever runs it
+        return torch.where((batch.modalities_T == TEXT) & (not whole), drawn_T, top)
+
+    def _text(self, model: UnifiedDecoder, batch: SenseBatch, hidden_TD: torch.Tensor) -> torch.Tensor:
+        counted_N = batch.weights_T.nonzero()[:, 0]
+        if not len(counted_N):
+            raise TrainingError("A batch has no target: its loss mask is all zero. Check that the tasks have answers.")
+        logits_NV = model.logits(hidden_TD[counted_N]).float()
+        losses_N = F.cross_entropy(
+            logits_NV, batch.targets_T[counted_N], reduction="none", label_smoothing=self._smoothing
+        )
+        weights_N = batch.weights_T[counted_N]
+        return (losses_N * weights_N).sum() / weights_N.sum()
+
+    def _gate(self, model: UnifiedDecoder, batch: SenseBatch, scores_TL: torch.Tensor) -> torch.Tensor:
+        """Scores are to be what the next level would gain, in nats, for the token's target."""
+        counted_N = (batch.weights_T.bool() & (batch.modalities_T == TEXT)).nonzero()[:, 0]
+        losses_NL, _ = level_losses(model, [batch], counted_N)
+        gains_NL = losses_NL[:, :-1] - losses_NL[:, 1:]
+        return F.smooth_l1_loss(scores_TL[counted_N], gains_NL)
+
+    def _labels(self, model: UnifiedDecoder, batch: SenseBatch, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """Mean over the groups of what each prompt is known to hold, or not to."""
+        found = []
+        groups = model.label_logits(hidden_TD[batch.ends_N])
+        for group, logits_NL in zip(model.unified.labels, groups, strict=True):
+            targets_N = batch.labels[group.name]
+            if (targets_N != IGNORED).any():
+                found.append(F.cross_entropy(logits_NL.float(), targets_N, ignore_index=IGNORED))
+        return torch.stack(found).mean() if found else hidden_TD.new_zeros(())
+
+    def _pairs(self, model: UnifiedDecoder, step: int) -> torch.Tensor:
+        assert self._captioned is not None
+        assert model.embedding_head is not None
+        sensed, said, captions = self._batcher.pairs(self._captioned.examples(step, self._recipe.pairs))
+        vectors = [model.embedding_head(run(model, one, None)[one.ends_N]) for one in (sensed, said)]
+        loss: torch.Tensor = self._contrast(*vectors, captions)
+        return loss
+
+
+def run(
+    model: UnifiedDecoder,
+    batch: SenseBatch,
+    levels_T: torch.Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scores: list[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Hidden states [T, D]. levels_T: behind the gate, in its place; layers before it run as they do in serving. None
+    lets the gate decide."""
+    context = batch.context(dropout)
+    x_TD = embed(model, batch)
+    gate = model.unified.gate
+    if gate is None or levels_T is None:
+        whole: torch.Tensor = model(x_TD, batch.positions_T, context, scores=scores)
+        return whole
+    first_T = torch.where(batch.modalities_T == TEXT, 0, len(gate.widths) - 1)
+    count = model.config.num_layers
+    x_TD = model(x_TD, batch.positions_T, context, range(gate.layer), levels_T=first_T)
+    out_TD: torch.Tensor = model(
+        x_TD, batch.positions_T, context, range(gate.layer, count), levels_T=levels_T, scores=scores
+    )
+    return out_TD
+
+
+def align_groups(model: UnifiedDecoder, decay: float) -> Groups:
+    """All but the encoders, which stay as they were pre-trained; their projectors, which bring them here, are not."""
+    frozen = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if name.startswith("encoders.") and ".projector." not in name
+    }
+    return decaying([parameter for parameter in model.parameters() if id(parameter) not in frozen], decay)
+
+
+def joint_groups(model: UnifiedDecoder, decay: float, encoder_rate: float) -> Groups:
+    """Everything, encoders at a rate of their own."""
+    named = list(model.named_parameters())
+    encoders = [parameter for name, parameter in named if name.startswith("encoders.")]
+    rest = [parameter for name, parameter in named if not name.startswith("encoders.")]
+    return [*decaying(rest, decay), *decaying(encoders, decay, encoder_rate)]
+
+
+@torch.no_grad()
+def level_losses(
+    model: UnifiedDecoder, batches: Sequence[SenseBatch], rows_N: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every counted token of batches of text: the loss of its target at each level, [N, levels], and the gate's
+    scores, [N, levels - 1]. What the gate is fitted to, and judged by."""
+    gate = model.unified.gate
+    assert gate is not None
+    losses, found = [], []
+    for batch in batches:
+        counted_N = batch.weights_T.nonzero()[:, 0] if rows_N is None else rows_N
+        by_level = []
+        for level in range(len(gate.widths)):
+            levels_T = torch.where(batch.modalities_T == TEXT, level, len(gate.widths) - 1)
+            scores: list[torch.Tensor] = []
+            hidden_TD = run(model, batch, levels_T, scores=scores)
+            logits_NV = model.logits(hidden_TD[counted_N]).float()
+            by_level.append(F.cross_entropy(logits_NV, batch.targets_T[counted_N], reduction="none"))
+        losses.append(torch.stack(by_level, 1))
+        found.append(scores[0][counted_N])
+    return torch.cat(losses), torch.cat(found)
