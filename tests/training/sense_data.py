@@ -26,7 +26,7 @@ CLASSES = ("airplane", "bird", "cat", "deer", "dog")
 SENSES = Senses(
     ImageSettings(8, 64), AudioSettings(mel_bins=16, chunk_seconds=None, frame_rate=25.0), SeriesSettings(4, 4, 256)
 )
-CUSTOMERS = DataRecipe("", "", "", word_dropout=0.1, typos=0.05, follow_up=0.2)
+CUSTOMERS = DataRecipe("", "", "", word_dropout=0.1, typos=0.05, follow_up=0.2, system=0.3)
 SHARES = {
     "photo": 1.0,
     "scene": 2.0,

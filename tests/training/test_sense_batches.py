@@ -248,7 +248,10 @@ def test_a_model_without_a_sense_is_told_so(tokenizer: TekkenTokenizer, model: U
 
 
 def test_a_batch_can_be_moved(tokenizer: TekkenTokenizer) -> None:
-    batch = Batcher(tokenizer, GROUPS).batch(examples(10))
+    batch = Batcher(tokenizer, GROUPS).batch(examples(30))
+    for one, other in zip(batch.media, batch.to("cpu").media, strict=True):
+        assert len({tuple(x.shape) for x in one.inputs}) > 1
+        assert all(map(torch.equal, one.inputs, other.inputs))
     moved = batch.to("meta")
     for tensor in (
         moved.inputs_T,

@@ -152,6 +152,17 @@ def test_what_people_are_told_to_ask_is_trained_on(name: str, language: Any, tex
     assert text in QUESTIONS[name][language].trained
 
 
+def test_some_conversations_begin_with_a_system_prompt() -> None:
+    shares = {name: share for name, share in SHARES.items() if name not in ("text", "transcription")}
+    roles = Counter(example.messages[0].role for example in training_tasks(shares=shares).examples(0, 400))
+    assert roles["system"] / roles.total() == pytest.approx(0.3, abs=0.08)
+    plain = Tasks(material(), SHARES, seed=0, manner=Manner(training=False)).examples(0, 200)
+    assert {example.messages[0].role for example in plain if example.messages} == {"user"}
+    turns = [len(example.messages) for example in training_tasks(shares={"intent": 1.0}).examples(0, 300)]
+    assert max(turns) > 8
+    assert np.mean([count <= 2 for count in turns]) > 0.4
+
+
 def test_questions_are_typed_in_several_ways() -> None:
     import random
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig
+
+T = TypeVar("T")
 
 
 class TokenizerRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +108,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_recipe(path: Path) -> Recipe:
     """Raises ConfigError naming the key that is missing, unknown or wrong."""
+    return convert(read_yaml(path), Recipe, path)
+
+
+def read_yaml(path: Path) -> object:
+    """Raises ConfigError."""
     import yaml
 
     try:
@@ -114,7 +121,12 @@ def load_recipe(path: Path) -> Recipe:
         raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"The recipe {path} is not YAML: {error}") from error
+    return values
+
+
+def convert(values: object, kind: type[T], path: Path) -> T:
+    """Raises ConfigError naming the key that is missing, unknown or wrong."""
     try:
-        return msgspec.convert(values, Recipe)
+        return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"The recipe {path}: {error}.") from error

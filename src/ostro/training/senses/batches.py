@@ -57,10 +57,7 @@ class SenseBatch(Batch):
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
-        media = tuple(
-            MediaRows(one.modality, tuple(x.to(device) for x in one.inputs), one.rows_N.to(device))
-            for one in self.media
-        )
+        media = tuple(MediaRows(one.modality, _moved(one.inputs, device), one.rows_N.to(device)) for one in self.media)
         return replace(self, **moved, media=media, labels={name: x.to(device) for name, x in self.labels.items()})
 
     def context(self, dropout: float = 0.0) -> DenseContext:
@@ -170,6 +167,17 @@ def _collate(documents: Sequence[Document], pad: int, length: int, labels: Mappi
         ends_N=torch.tensor(ends, dtype=torch.int64),
         labels=labels,
     )
+
+
+def _moved(inputs: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
+    """Those of one shape cross together: a copy each would take longer than what is in it."""
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index, one in enumerate(inputs):
+        shapes.setdefault(tuple(one.shape), []).append(index)
+    moved: dict[int, torch.Tensor] = {}
+    for indices in shapes.values():
+        moved |= dict(zip(indices, torch.stack([inputs[index] for index in indices]).to(device), strict=True))
+    return tuple(moved[index] for index in range(len(inputs)))
 
 
 def _flat(x: np.ndarray) -> torch.Tensor:

@@ -42,7 +42,7 @@ Part = str | Sensed | Picture
 
 @dataclass(frozen=True)
 class Message:
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     parts: tuple[Part, ...]
 
 
@@ -50,11 +50,11 @@ class Message:
 class Example:
     """One conversation and its answer.
 
-    task: which kind. messages: the last is the user's; without any the answer is plain text that goes on without end.
-    labels: for each group of labels the one that holds, or None where none does; groups that are left out may hold
-    anything. caption: what a contrastive pair says of what is sensed; equal captions mean the same. transcribe: asked
-    by the marker for transcriptions, not by words; spoken: the language that is told with it. language, ask, scene: of
-    questions about scenes, for `scenes.parse`.
+    task: which kind. messages: the first may be the system's, the last is the user's; without any the answer is plain
+    text that goes on without end. labels: for each group of labels the one that holds, or None where none does; groups
+    that are left out may hold anything. caption: what a contrastive pair says of what is sensed; equal captions mean
+    the same. transcribe: asked by the marker for transcriptions, not by words; spoken: the language that is told with
+    it. language, ask, scene: of questions about scenes, for `scenes.parse`.
     """
 
     task: str

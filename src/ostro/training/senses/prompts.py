@@ -18,6 +18,7 @@ from ostro.tokenizer.placeholders import (
 from ostro.training.senses.examples import Example, Message, Part, Sensed
 
 _MARKS = ("[INST]", "[/INST]", "<pad>")
+_OPTIONAL = ("[TRANSCRIBE]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
 _LAY_OUT = {
     "image": (IMAGE_MARKS, image_tokens),
     "audio": (SOUND_MARKS, sound_tokens),
@@ -52,7 +53,7 @@ class Prompts:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        names = {*_MARKS, "[TRANSCRIBE]", *(mark for marks, _ in _LAY_OUT.values() for mark in marks)}
+        names = {*_MARKS, *_OPTIONAL, *(mark for marks, _ in _LAY_OUT.values() for mark in marks)}
         found = {name: tokenizer.special_id(name) for name in names}
         self._ids = {name: token for name, token in found.items() if token is not None}
         if tokenizer.bos_id is None or any(name not in self._ids for name in _MARKS):
@@ -92,11 +93,13 @@ class Prompts:
 
     def _converse(self, document: Document, example: Example) -> None:
         for message in example.messages:
+            said = self.encode("".join(part for part in message.parts if isinstance(part, str)))
             if message.role == "user":
                 self._ask(document, message)
+            elif message.role == "system":
+                document.add([self._id("[SYSTEM_PROMPT]"), *said, self._id("[/SYSTEM_PROMPT]")], 0.0)
             else:
-                said = "".join(part for part in message.parts if isinstance(part, str))
-                document.add([*self.encode(said), self._eos], 1.0)
+                document.add([*said, self._eos], 1.0)
         if example.transcribe:
             told = [] if example.spoken is None else self.encode(f"lang:{example.spoken}")
             document.add([*told, self._id("[TRANSCRIBE]")], 0.0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ostro.core.errors import TrainingError
 from ostro.media.senses import Senses
 from ostro.media.series import SeriesSettings, series_input
-from ostro.training.conversations import augment, follow_up
+from ostro.training.conversations import SYSTEM_PROMPTS, augment, follow_up
 from ostro.training.data import Question
 from ostro.training.recipe import DataRecipe
 from ostro.training.senses import digits, signals
@@ -43,7 +43,16 @@ from ostro.training.senses.wordings import (
 GROUPS = ("photo", "digit", "series", "intent")
 # Characters of a piece of plain text.
 TEXT_PIECE = 480
-_EARLIER = 2
+# Most questions that a conversation of a customer has before the last one.
+_EARLIER = 4
+# What others put before a conversation; a customer's may also begin with those of `SYSTEM_PROMPTS`.
+_GENERAL_PROMPTS = (
+    "You are a helpful assistant.",
+    "Answer the question.",
+    "You see, hear and read.",
+    "Be brief.",
+    "你是一个有用的助手。",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ class Material:
     """What examples are made of: one part of a split, training or validation.
 
     senses: how the model takes what it senses, as it is read from its folder for serving. customers: how customers'
-    questions are changed. Raises TrainingError for material of a sense that the model does not have.
+    questions are changed, and how often a conversation has a system prompt. Raises TrainingError for material of a
+    sense that the model does not have.
     """
 
     def __init__(
@@ -128,7 +138,14 @@ class Tasks:
     def _draw(self, step: int, index: int) -> Example:
         rng = random.Random(f"{self._seed}/{step}/{index}")
         name = rng.choices(self._names, self._shares)[0]
-        return TASKS[name](self._material, self._manner, rng)
+        example = TASKS[name](self._material, self._manner, rng)
+        customers = self._material.customers
+        # A transcription is asked for by its own route, which sends nothing but the sound.
+        may = bool(example.messages) and not example.transcribe
+        if self._manner.training and customers is not None and may and rng.random() < customers.system:
+            prompts = SYSTEM_PROMPTS if name == "intent" else _GENERAL_PROMPTS
+            example = replace(example, messages=(Message("system", (rng.choice(prompts),)), *example.messages))
+        return example
 
 
 def photo(material: Material, manner: Manner, rng: random.Random) -> Example:
@@ -252,7 +269,7 @@ def intent(material: Material, manner: Manner, rng: random.Random) -> Example:
         text = QUESTIONS["intent"][language].draw(rng, held=manner.held_wordings, text=text)
     earlier: list[Message] = []
     if manner.training and material.customers is not None:
-        while len(earlier) < 2 * _EARLIER and rng.random() < 0.25:
+        for _ in range(rng.randint(1, _EARLIER) if rng.random() < 0.3 else 0):
             before = rng.choice(material.questions)
             turn = _customers(material, manner, rng, before.text)
             earlier += [Message("user", (turn,)), Message("assistant", (before.label,))]

@@ -1,0 +1,420 @@
+"""A recipe and a data folder to a model that reads, sees, hears and follows series: encoders first, each by itself
+against captions; then they are held while the decoder learns with them; then all of it together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+
+from ostro.core.errors import ConfigError
+from ostro.media.senses import Senses, read_senses
+from ostro.models.config import DecoderConfig
+from ostro.models.layers.decoder import Decoder
+from ostro.models.ostro.config import AdapterConfig, GateConfig, LabelGroup, OstroConfig
+from ostro.models.ostro.encoder import StemEncoder
+from ostro.models.ostro.model import UnifiedDecoder
+from ostro.models.ostro.stems import StemConfig
+from ostro.tokenizer import load_tokenizer
+from ostro.tokenizer.base import PLACEHOLDERS, Tokenizer
+from ostro.training.data import Question, read_labels, read_questions, read_text, split_questions, split_text
+from ostro.training.gate import GateReport, calibrate
+from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
+from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
+from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder
+from ostro.training.recipe import DataRecipe, OptimiserRecipe, TokenizerRecipe
+from ostro.training.senses.batches import Batcher
+from ostro.training.senses.digits import DigitSplit, read_digits, split_digits
+from ostro.training.senses.examples import texts_of
+from ostro.training.senses.photos import Photos, read_photos, split_photos
+from ostro.training.senses.tasks import Manner, Material, Tasks
+from ostro.training.tokenizer import train_tekken, write_tekken
+from ostro.training.unified import CAPTIONED, UnifiedLoss, UnifiedObjective, align_groups, joint_groups, level_losses
+from ostro.weights.writer import save_checkpoint
+
+# Examples that the vocabulary is learnt from, beside all questions and the text.
+_VOCABULARY_EXAMPLES = 4000
+
+
+class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The decoder. widths: of the gate's levels, the last being intermediate_size; empty has no gate. adapter: channels
+    of the modal adapters; 0 has none."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context: int
+    rope_theta: float = 10_000.0
+    widths: list[int] = []
+    gate_layer: int = 1
+    adapter: int = 0
+    adapter_layer: int = 1
+    routing: bool = False
+    embedding: int = 0
+
+
+class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Files in the data folder; a sense whose file is not named is not trained. image_size: longest side of an image in
+    pixels. audio: the `audio` section of tekken.json. customers: how questions of customers are changed."""
+
+    questions: str
+    labels: str
+    text: str
+    photos: str | None = None
+    digits: str | None = None
+    validation: float = 0.1
+    photo_side: int = 32
+    image_size: int = 64
+    audio: dict[str, Any] | None = None
+    word_dropout: float = 0.1
+    typos: float = 0.03
+    follow_up: float = 0.25
+
+
+class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """tasks: how often each is drawn. encoder_rate: a factor on the encoders' rate, in the joint stage."""
+
+    optimiser: OptimiserRecipe
+    objective: UnifiedObjective
+    tasks: dict[str, float]
+    encoder_rate: float = 0.1
+
+
+class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """encoders: as in config.json of a checkpoint, without placeholders. pretrain: by sense. gate_target: the share of
+    the full feed-forward compute that text may cost."""
+
+    kind: Literal["family"]
+    name: str
+    seed: int
+    tokenizer: TokenizerRecipe
+    data: FamilyData
+    encoders: dict[str, dict[str, Any]]
+    shape: ShapeRecipe
+    pretrain: dict[str, PretrainRecipe]
+    align: StageRecipe
+    joint: StageRecipe
+    row_length: int = 256
+    gate_target: float = 0.38
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a run is made of once its data is read."""
+
+    recipe: FamilyRecipe
+    folder: Path
+    tokenizer: Tokenizer
+    senses: Senses
+    train: Material
+    validation: Material
+    photos: tuple[Photos, Photos] | None
+    digits: DigitSplit | None
+    config: OstroConfig
+    fingerprint: str
+
+    def tasks(self, shares: Mapping[str, float], manner: Manner, seed: int = 0) -> Tasks:
+        material = self.train if manner.training else self.validation
+        return Tasks(material, shares, seed=self.recipe.seed + seed, manner=manner)
+
+    def batcher(self) -> Batcher:
+        return Batcher(self.tokenizer, self.config.labels, row_length=self.recipe.row_length)
+
+
+# Told what is being done: a stage's name, its step, how many it has, and its figures.
+FamilyWatch = Callable[[str, int, int, dict[str, float]], None]
+
+
+def run_family(recipe: FamilyRecipe, data: Path, out: Path, *, watch: FamilyWatch) -> tuple[Family, GateReport | None]:
+    """Train, or go on training, and write the checkpoint into `out / "model"`. Raises TrainingError, ConfigError."""
+    family = prepare(recipe, data, out)
+    encoders = {sense: _encoder(family, sense, watch) for sense in recipe.encoders}
+    model = UnifiedDecoder(family.config)
+    initialise_unified(model, recipe.seed)
+    for sense, tensors in encoders.items():
+        own = {name: value for name, value in tensors.items() if not name.startswith("projector.")}
+        encoder = model.encoder(sense)
+        assert encoder is not None
+        left = encoder.load_state_dict(own, strict=False)
+        assert not left.unexpected_keys
+        assert all(name.startswith("projector.") for name in left.missing_keys)
+    decay = recipe.align.optimiser.weight_decay
+    model = _stage(family, "align", recipe.align, model, align_groups(model, decay), watch)
+    joint = joint_groups(model, recipe.joint.optimiser.weight_decay, recipe.joint.encoder_rate)
+    model = _stage(family, "joint", recipe.joint, model, joint, watch)
+    return family, finish(family, model)
+
+
+def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
+    """Read and split the data, learn the vocabulary from the training part, and decide on the model's config."""
+    given = recipe.data
+    labels = read_labels(data / given.labels)
+    questions = read_questions(data / given.questions, labels)
+    split = split_questions(questions, given.validation, recipe.seed)
+    train_text, validation_text = split_text(read_text(data / given.text), given.validation)
+    stems = _stems(recipe, {})
+    senses = _senses_of(recipe, stems, out)
+    photos = digits = None
+    if given.photos is not None:
+        photos = split_photos(read_photos(data / given.photos, out / "cache", given.photo_side))
+    if given.digits is not None and senses.audio is not None:
+        digits = split_digits(read_digits(data / given.digits, senses.audio))
+    customers = DataRecipe("", "", "", word_dropout=given.word_dropout, typos=given.typos, follow_up=given.follow_up)
+
+    def material(part: int) -> Material:
+        return Material(
+            senses,
+            photos=None if photos is None else photos[part],
+            utterances=() if digits is None else (digits.train, digits.validation)[part],
+            questions=(split.train, split.validation)[part],
+            text=(train_text, validation_text)[part],
+            customers=customers,
+        )
+
+    train, validation = material(0), material(1)
+    tokenizer = _tokenizer(recipe, out, train, train_text, split.train)
+    config = _config(recipe, tokenizer, train)
+    digest = hashlib.sha256(msgspec.json.encode(recipe))
+    for question in questions:
+        digest.update(f"{question.text}\t{question.label}\n".encode())
+    return Family(recipe, out, tokenizer, senses, train, validation, photos, digits, config, digest.hexdigest())
+
+
+def finish(family: Family, model: UnifiedDecoder) -> GateReport | None:
+    """Calibrate the gate on text that training has not seen, and write the checkpoint in bfloat16."""
+    report = None
+    if family.config.gate is not None:
+        report = _calibrate(family, model)
+        gate = dataclasses.replace(family.config.gate, thresholds=tuple(report.thresholds))
+        calibrated = UnifiedDecoder(dataclasses.replace(family.config, gate=gate))
+        calibrated.load_state_dict(model.state_dict())
+        model = calibrated
+    folder = family.folder / "model"
+    save_checkpoint(model, folder, dtype=torch.bfloat16)
+    (folder / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
+    if report is not None:
+        (family.folder / "gate.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    return report
+
+
+def initialise_unified(model: UnifiedDecoder, seed: int) -> None:
+    """As the dense decoder; what is switched on begins as if it were not: routes and adapters add nothing."""
+    initialise(model, seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if (
+                name.endswith((".router.weight", "gate.score.weight"))
+                or (name.startswith("adapters.") and name.endswith("up.weight"))
+                or ".bias." in name
+                or name.endswith(".bias.weight")
+            ):
+                parameter.zero_()
+    for encoder in model.encoders.values():
+        assert isinstance(encoder, StemEncoder)
+        initialise_encoder(encoder)
+
+
+def _encoder(family: Family, sense: str, watch: FamilyWatch) -> dict[str, torch.Tensor]:
+    """A pre-trained encoder's weights, from where an earlier run left them."""
+    kept = family.folder / "encoders" / f"{sense}.safetensors"
+    if kept.is_file():
+        found: dict[str, torch.Tensor] = load_file(kept)
+        return found
+    recipe = family.recipe.pretrain[sense]
+    config = next(one for one in family.config.encoders if one.modality == sense)
+    encoder = config.build(family.config.hidden_size)
+    assert isinstance(encoder, StemEncoder)
+    trainer = Pretrainer(
+        encoder,
+        _pairs(family, sense),
+        recipe,
+        hidden_size=family.config.hidden_size,
+        seed=family.recipe.seed,
+        folder=family.folder / f"state-{sense}",
+        fingerprint=family.fingerprint,
+    )
+    trainer.resume()
+    trained = trainer.run(_recorder(family, f"{sense} encoder", recipe.steps, watch))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous() for name, value in trained.state_dict().items()}
+    save_file(tensors, kept.with_suffix(".part"))
+    kept.with_suffix(".part").replace(kept)
+    return tensors
+
+
+def _stage(
+    family: Family,
+    name: str,
+    stage: StageRecipe,
+    model: UnifiedDecoder,
+    groups: Groups,
+    watch: FamilyWatch,
+) -> UnifiedDecoder:
+    """One stage of training the whole; its averaged model."""
+    training = Manner(training=True)
+    captioned = {task: share for task, share in stage.tasks.items() if task in CAPTIONED}
+    objective = UnifiedLoss(
+        stage.objective,
+        family.tasks(stage.tasks, training),
+        family.tasks(captioned, training, seed=1) if captioned else None,
+        family.batcher(),
+        dropout=stage.optimiser.dropout,
+        label_smoothing=stage.optimiser.label_smoothing,
+    )
+    trainer = Trainer(
+        model,
+        objective,
+        stage.optimiser,
+        seed=family.recipe.seed,
+        folder=family.folder / f"state-{name}",
+        fingerprint=family.fingerprint,
+        groups=groups,
+    )
+    trainer.resume()
+    trainer.run(watch=_recorder(family, name, stage.optimiser.steps, watch), evaluate=_quick(family, stage))
+    average = trainer.average
+    assert isinstance(average, UnifiedDecoder)
+    return average.requires_grad_(True)
+
+
+def _quick(family: Family, stage: StageRecipe) -> Callable[[Decoder], dict[str, float]]:
+    """The next token's loss on validation examples, which costs seconds."""
+    tasks, batcher = family.tasks(stage.tasks, Manner(training=False)), family.batcher()
+
+    def measure(model: Decoder) -> dict[str, float]:
+        assert isinstance(model, UnifiedDecoder)
+        losses, _ = level_losses(model, [batcher.batch(tasks.examples(step, 32)) for step in range(4)])
+        return {"validation_loss": float(losses[:, -1].mean())}
+
+    return measure
+
+
+def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
+    gate = family.config.gate
+    assert gate is not None
+    tasks = family.tasks({"text": 1.0, "intent": 1.0}, Manner(training=False), seed=2)
+    batches = [family.batcher().batch(tasks.examples(step, 24)) for step in range(16)]
+    losses_NL, scores_NL = level_losses(model.eval(), batches)
+    return calibrate(
+        losses_NL,
+        scores_NL,
+        gate.widths,
+        before=gate.layer,
+        layers=family.config.num_layers,
+        target=family.recipe.gate_target,
+    )
+
+
+def _recorder(family: Family, stage: str, steps: int, watch: FamilyWatch) -> Watch:
+    log = family.folder / f"log-{stage.replace(' ', '-')}.jsonl"
+
+    def record(step: int, figures: dict[str, float]) -> None:
+        append_log(log, step, figures)
+        watch(stage, step, steps, figures)
+
+    return record
+
+
+def _pairs(family: Family, sense: str) -> Pairs:
+    if sense == "image":
+        assert family.photos is not None
+        return PhotoPairs(*family.photos)
+    if sense == "audio":
+        assert family.digits is not None
+        assert family.senses.audio is not None
+        return DigitPairs(family.digits, family.senses.audio)
+    assert family.senses.series is not None
+    return SignalPairs(family.senses.series)
+
+
+def _stems(recipe: FamilyRecipe, placeholders: Mapping[str, int]) -> tuple[StemConfig, ...]:
+    return tuple(
+        StemConfig.parse(sense, {**values, "placeholder": placeholders.get(sense, 1)})
+        for sense, values in recipe.encoders.items()
+    )
+
+
+def _senses_of(recipe: FamilyRecipe, stems: tuple[StemConfig, ...], out: Path) -> Senses:
+    """As serving will read them from the checkpoint: so a folder with the same files is written and read."""
+    folder = out / "senses"
+    folder.mkdir(parents=True, exist_ok=True)
+    encoders = {stem.modality: stem.to_json() for stem in stems}
+    (folder / "config.json").write_text(json.dumps({"model_type": "ostro", "encoders": encoders}), encoding="utf-8")
+    (folder / "tekken.json").write_text(json.dumps(_sections(recipe, stems)), encoding="utf-8")
+    return read_senses(folder)
+
+
+def _sections(recipe: FamilyRecipe, stems: tuple[StemConfig, ...]) -> dict[str, Any]:
+    """What tekken.json says of images and sounds."""
+    sections: dict[str, Any] = {}
+    for stem in stems:
+        if stem.modality == "image":
+            sections["image"] = {"image_patch_size": stem.side, "max_image_size": recipe.data.image_size}
+        if stem.modality == "audio":
+            if recipe.data.audio is None:
+                raise ConfigError("A recipe with an audio encoder needs data.audio.", param="audio")
+            sections["audio"] = recipe.data.audio
+    return sections
+
+
+def _tokenizer(
+    recipe: FamilyRecipe, out: Path, train: Material, text: str, questions: tuple[Question, ...]
+) -> Tokenizer:
+    """Learnt once: a run that goes on has its own already."""
+    if not (out / "tekken.json").is_file():
+        shares = dict.fromkeys(set(recipe.align.tasks) - {"text", "intent"}, 1.0)
+        tasks = Tasks(train, shares, seed=recipe.seed, manner=Manner(training=True)) if shares else None
+        said = [] if tasks is None else texts_of(tasks.examples(0, _VOCABULARY_EXAMPLES))
+        corpus = [*(q.text for q in questions), *(q.label for q in questions), *text.splitlines(keepends=True), *said]
+        content = train_tekken(corpus, vocab_size=recipe.tokenizer.vocab_size, num_special=recipe.tokenizer.num_special)
+        write_tekken(content | _sections(recipe, _stems(recipe, {})), out)
+    loaded = load_tokenizer(out)
+    assert loaded is not None
+    return loaded
+
+
+def _config(recipe: FamilyRecipe, tokenizer: Tokenizer, train: Material) -> OstroConfig:
+    shape = recipe.shape
+    missing = [PLACEHOLDERS[sense] for sense in recipe.encoders if sense not in tokenizer.placeholders]
+    if missing:
+        raise ConfigError(
+            f"The vocabulary has no {', '.join(missing)}; raise tokenizer.num_special.", param="tokenizer"
+        )
+    base = DecoderConfig(
+        architecture="ostro",
+        vocab_size=recipe.tokenizer.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        rms_norm_eps=1e-5,
+        rope_theta=shape.rope_theta,
+        max_position_embeddings=shape.context,
+        windows=(0,) * shape.num_layers,
+        tie_word_embeddings=True,
+        encoders=_stems(recipe, tokenizer.placeholders),
+        unrotated=2 if shape.routing else 0,
+    )
+    fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    thresholds = (0.0,) * (len(shape.widths) - 1)
+    return OstroConfig(
+        **fields,
+        adapter=AdapterConfig(shape.adapter_layer, shape.adapter) if shape.adapter else None,
+        gate=GateConfig(shape.gate_layer, tuple(shape.widths), thresholds) if shape.widths else None,
+        routing=shape.routing,
+        labels=tuple(LabelGroup(name, labels) for name, labels in train.labels.items()),
+        embedding=shape.embedding,
+    )
