@@ -24,6 +24,7 @@ from ostro.models.config import DecoderConfig
 from ostro.models.ostro.config import AdapterConfig, GateConfig, LabelGroup, OstroConfig
 from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import ConvConfig, StemConfig
+from ostro.server.routes.embeddings import MAX_MEDIA_BYTES
 from ostro.tokenizer import load_tokenizer
 from ostro.training.tokenizer import train_tekken, write_tekken
 from ostro.weights.writer import save_checkpoint
@@ -193,8 +194,21 @@ def test_what_cannot_be_embedded_is_named(node: Node) -> None:
         ({"audio": "AAAA"}, "takes text and images", "input[1].type"),
         ({"smell": "x"}, "one of text, image and audio", "input[1]"),
         ({"type": "image_url"}, "must be a data URL", "input[1].image_url"),
+        ({"type": "text"}, "one of text, image and audio", "input[1]"),
+        ({"type": "media", "media": {}}, "one of text, image and audio", "input[1]"),
     ):
         answer = node.http.post("/v1/embeddings", json={"input": ["a river", one]})
         assert answer.status_code == 400, answer.text
         assert match in answer.json()["error"]["message"]
         assert answer.json()["error"]["param"] == param
+
+
+def test_small_files_of_large_images_do_not_fill_the_memory(node: Node) -> None:
+    """Each of them fits; a request may bring two thousand of them."""
+    out = io.BytesIO()
+    Image.new("RGB", (160, 160)).save(out, "PNG")
+    one = {"image": base64.b64encode(out.getvalue()).decode()}
+    answer = node.http.post("/v1/embeddings", json={"input": [one] * 1000})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] == "too_many_media"
+    assert answer.json()["error"]["param"] == f"input[{MAX_MEDIA_BYTES // (160 * 160 * 12)}]"

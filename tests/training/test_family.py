@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them, and models that are loaded meanwhile set that."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def recipe(**changes: Any) -> FamilyRecipe:
     return msgspec.convert({**RECIPE, **changes}, FamilyRecipe)
 
@@ -140,19 +150,72 @@ def test_what_is_written_answers_with_every_sense(trained: tuple[Path, list[tupl
     assert model.gate.thresholds == tuple(json.loads((trained[0] / "gate.json").read_text())["thresholds"])
 
 
+def test_the_command_trains_and_measures(data: Path, tmp_path: Path) -> None:
+    import yaml
+    from typer.testing import CliRunner
+
+    from ostro.cli import build_app
+    from ostro.cli import train_family as command
+
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(RECIPE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "EXAMPLES", 4)
+        patch.setattr(command.measure, "__defaults__", (4,))
+        arguments = [
+            "train",
+            str(file),
+            "--data",
+            str(data),
+            "--out",
+            str(tmp_path / "run"),
+            "--json",
+            "--threads",
+            "1",
+        ]
+        done = CliRunner().invoke(build_app(), arguments)
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout.splitlines()[-1])
+    for task in ("photo", "scene", "digit", "transcription", "same", "series", "intent"):
+        assert 0 <= figures[task] <= 1
+        assert 0 <= figures[f"{task}_new_words"] <= 1
+    assert {"photo_label", "digit_label", "intent_label", "gate_share"} <= figures.keys()
+    assert (tmp_path / "run" / "log-joint.png").stat().st_size > 1000
+    assert "joint 2/2" in done.stderr
+
+
+def test_answers_are_judged_by_what_they_say(trained: tuple[Path, list[tuple[str, int]]], data: Path) -> None:
+    from ostro.core.request import LabelScore
+    from ostro.training.family import prepare
+    from ostro.training.judging import Answer, judge
+    from ostro.training.senses.tasks import Manner
+
+    family = prepare(recipe(), data, trained[0])
+    shares = {"photo": 1.0, "scene": 3.0, "intent": 1.0}
+    examples = family.tasks(shares, Manner(training=False)).examples(0, 40)
+    perfect = [
+        Answer(one.answer, [LabelScore(label, 0.9, group) for group, label in one.labels.items() if label])
+        for one in examples
+    ]
+    assert set(judge(examples, perfect).values()) == {1.0}
+    wrong = judge(examples, [Answer("no idea") for _ in examples])
+    assert set(wrong.values()) == {0.0}
+    assert {"photo", "scene", "intent", "photo_label", "intent_label"} <= wrong.keys()
+
+
 def test_a_run_that_was_broken_off_gives_the_same_weights(
     trained: tuple[Path, list[tuple[str, int]]], data: Path, tmp_path: Path
 ) -> None:
-    class Broken(Exception):
+    class BrokenError(Exception):
         pass
 
     for stage in ("image encoder", "align", "joint"):
 
         def stop(name: str, step: int, *_: object, at: str = stage) -> None:
             if (name, step) == (at, 1):
-                raise Broken
+                raise BrokenError
 
-        with pytest.raises(Broken):
+        with pytest.raises(BrokenError):
             run_family(recipe(), data, tmp_path, watch=stop)
     run_family(recipe(), data, tmp_path, watch=silent)
     first, second = load_model(trained[0] / "model"), load_model(tmp_path / "model")

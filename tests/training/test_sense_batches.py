@@ -222,8 +222,11 @@ def test_pairs_bring_what_is_sensed_and_its_caption(model: UnifiedDecoder, token
     assert captions == [example.caption for example in made]
     assert len(sensed.ends_N) == len(said.ends_N) == len(made)
     assert not sensed.weights_T.any()
-    end = tokenizer.special_id("[/INST]")
-    assert sensed.inputs_T[sensed.ends_N].tolist() == [end] * len(made)
+    for example, last in zip(made, sensed.ends_N.tolist(), strict=True):
+        (one,) = (part for part in example.messages[-1].parts if isinstance(part, Sensed))
+        as_served = tokenizer.encode_media(MediaInput.of(one.modality, one.array, one.grid)).token_ids
+        start = last - int(sensed.positions_T[last])
+        assert sensed.inputs_T[start : last + 1].tolist() == as_served
     for caption, last in zip(captions, said.ends_N.tolist(), strict=True):
         start = last - int(said.positions_T[last])
         assert said.inputs_T[start : last + 1].tolist() == tokenizer.encode(caption)

@@ -27,23 +27,35 @@ def train(
     import torch
 
     from ostro.training.plot import plot_log
-    from ostro.training.recipe import load_recipe
+    from ostro.training.recipe import Recipe, convert, read_yaml
     from ostro.training.run import run_recipe
 
-    loaded = load_recipe(recipe)
+    values = read_yaml(recipe)
     if threads is not None:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
+    if isinstance(values, dict) and values.get("kind") == "family":
+        from ostro.cli.train_family import train_family
+
+        _tell(train_family(values, recipe, data, out), out, card, as_json=as_json)
+        return
+    loaded = convert(values, Recipe, recipe)
     with _Watcher(loaded.train.steps) as watch:
         figures = run_recipe(loaded, data, out, watch=watch)
     plot_log(out / "log.jsonl", out / "loss.png")
+    _tell(figures, out, card, as_json=as_json)
+
+
+def _tell(figures: dict[str, float], out: Path, card: Path | None, *, as_json: bool) -> None:
+    """The card of the checkpoint, and what came of the run."""
     if card is not None:
         text = card.read_text(encoding="utf-8").format(**figures)
         (out / "model" / "README.md").write_text(text, encoding="utf-8")
     if as_json:
         typer.echo(json.dumps({"checkpoint": str(out / "model"), **figures}))
         return
-    typer.echo(f"checkpoint: {out / 'model'}\nlog and plot: {out / 'log.jsonl'}, {out / 'loss.png'}")
+    pictures = ", ".join(str(path) for path in sorted(out.glob("*.png")))
+    typer.echo(f"checkpoint: {out / 'model'}\nlogs and curves: {out}, {pictures}")
     for name, value in figures.items():
         typer.echo(f"{name}: {value:.4g}")
 

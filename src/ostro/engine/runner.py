@@ -147,6 +147,7 @@ class Runner:
         self.encoders.start(plan.encode)
         if not plan.encode_s:
             return {}, 0.0
+        self.encoders.wait()  # What the device is busy with already is not theirs.
         started = time.perf_counter()
         finished = self.encoders.advance(plan.encode_s)
         return finished, time.perf_counter() - started

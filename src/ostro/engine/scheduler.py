@@ -34,6 +34,8 @@ class Scheduler:
         self._waiting: list[tuple[tuple[float, int], Sequence]] = []
         self._slots = list(range(options.max_num_seqs))[::-1]
         self._step = 0
+        # Tokens of prompts with media that still fit beside running streams in the step that is being planned.
+        self._room = 0
         # What each slot's runner-side block tables hold, by length: a table only grows until a window slides.
         self._sent: dict[int, tuple[int, ...]] = {}
 
@@ -62,6 +64,7 @@ class Scheduler:
         short: list[PlanRow] = []
         long: list[PlanRow] = []
         planned: set[int] = set()
+        self._room = self.pace.chunk(encoding=self.encodings.pending)
         for decoding in (True, False):
             for sequence in list(self.running):
                 if sequence.slot is None or sequence.decoding is not decoding or budget <= 0:
@@ -71,6 +74,7 @@ class Scheduler:
                     (short if decoding else long).append(row)
                     planned.add(row.slot)
                     budget -= len(row.token_ids)
+                    self._take_room(sequence, len(row.token_ids))
         admissions = [] if self.preemptions else self._admit(budget, long, bool(short))
         encode, forget = self.encodings.plan(s for s in self.running if s.request.spans and not s.decoding)
         seconds = self.pace.encode_s(decoding=bool(short), prefilling=bool(long)) if self.encodings.pending else 0.0
@@ -83,9 +87,12 @@ class Scheduler:
         if not sequence.request.spans or sequence.decoding:
             return budget
         ready = self.encodings.limit(sequence) - sequence.computed
-        if streams:
-            budget = min(budget, self.pace.chunk(encoding=self.encodings.pending))
-        return min(budget, ready)
+        return min(budget, ready, self._room) if streams else min(budget, ready)
+
+    def _take_room(self, sequence: Sequence, count: int) -> None:
+        """All prompts with media share what running streams leave them in a step."""
+        if sequence.request.spans and not sequence.decoding:
+            self._room -= count
 
     def _continue(self, sequence: Sequence, budget: int, planned: set[int]) -> PlanRow | None:
         """A row for a running sequence, making room where it must; None where it had to give way itself, or waits for
@@ -148,6 +155,7 @@ class Scheduler:
             if count:
                 rows.append(self._row(sequence, count, []))
                 budget -= count
+                self._take_room(sequence, count)
         for entry in held_back:
             heapq.heappush(self._waiting, entry)
         return admissions

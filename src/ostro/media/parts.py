@@ -37,9 +37,14 @@ KINDS = {
 }
 _PLURALS = {"image": "images", "audio": "sounds", "series": "series"}
 _WHITESPACE = b" \t\n\r\v\f"
-# Media within a text: `<image>…</image>` around base64, a data URL or an address. Anything else there stays text.
+# Media within a text: `<image>…</image>` around base64, a data URL or an address. Anything else there stays text, such
+# as words: base64 has whitespace where its lines are broken only.
 # It never goes back: a text that only begins so, whatever its length, is read once.
-_INLINE = re.compile(r"<(image|audio)>\s*+((?:data:|https?://)[^<\s]++|[A-Za-z0-9+/\s]{32,}+={0,2}+)\s*+</\1>")
+_INLINE = re.compile(
+    r"<(image|audio)>\s*+((?:data:|https?://)[^<\s]++|(?:[A-Za-z0-9+/]++(?:\r?\n[ \t]*+)?+)++={0,2}+)\s*+</\1>"
+)
+# Less than this is no image or sound.
+_MIN_BASE64 = 32
 _PIECE_CHARACTERS = 1 << 16
 
 Place = tuple[int, int]
@@ -217,27 +222,28 @@ def _split_message(message: Mapping[str, Any], senses: Senses) -> dict[str, Any]
     if not isinstance(parts, list):
         return dict(message)
     split: list[Any] = []
+    changed = False
     for part in parts:
         text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        split += [part] if not isinstance(text, str) else _split_text(text, senses)
-    if len(split) == len(parts):
-        return dict(message)
-    return {**message, "content": split}
+        found = _split_text(text, senses) if isinstance(text, str) else []
+        split += found or [part]
+        changed = changed or bool(found)
+    return {**message, "content": split} if changed else dict(message)
 
 
 def _split_text(text: str, senses: Senses) -> list[dict[str, Any]]:
+    """The parts of a text that holds media; none of one without."""
     parts: list[dict[str, Any]] = []
     at = 0
     for found in _INLINE.finditer(text):
         kind, value = found.groups()
-        if (senses.image if kind == "image" else senses.audio) is None:
+        short = ":" not in value and len(value) < _MIN_BASE64
+        if short or (senses.image if kind == "image" else senses.audio) is None:
             continue
         if before := text[at : found.start()].strip():
             parts.append({"type": "text", "text": before})
         parts.append({"type": "image_url" if kind == "image" else "audio_url", f"{kind}_url": {"url": value.strip()}})
         at = found.end()
-    if not parts:
-        return [{"type": "text", "text": text}]
-    if after := text[at:].strip():
+    if parts and (after := text[at:].strip()):
         parts.append({"type": "text", "text": after})
     return parts

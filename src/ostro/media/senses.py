@@ -80,8 +80,8 @@ def _image(path: Path, config: Mapping[str, Any], params: Mapping[str, Any]) -> 
 
 
 def _of_ostro(path: Path, encoders: Mapping[str, Any]) -> Senses:
-    """Ostro's own encoders: the strides and pools of their convolutions say how much of an input a token stands for, tekken.json
-    how large an image may be and how sounds become frames. Without the latter there is no hearing."""
+    """Ostro's own encoders: strides and pools of their convolutions say how much of an input a token stands for,
+    tekken.json how large an image may be and how sounds become frames. Without the latter there is no hearing."""
     shapes = {name: _stem(path, name, value) for name, value in encoders.items()}
     image = audio = series = None
     if (shape := shapes.get("image")) is not None:

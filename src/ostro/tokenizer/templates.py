@@ -157,7 +157,12 @@ def _message(turn: tuple[str, _Parts], protect: Callable[[str], str]) -> dict[st
     role, parts = turn
     if len(parts) == 1 and isinstance(parts[0], str):
         return {"role": role, "content": protect(parts[0])}
-    content = [
-        {"type": "text", "text": protect(part)} if isinstance(part, str) else {"type": part.modality} for part in parts
-    ]
-    return {"role": role, "content": content}
+    return {"role": role, "content": [_part(part, protect) for part in parts]}
+
+
+def _part(part: str | MediaInput, protect: Callable[[str], str]) -> dict[str, str]:
+    """A text under both names that templates know it by: the first ones for Pixtral ask for its content."""
+    if isinstance(part, str):
+        text = protect(part)
+        return {"type": "text", "text": text, "content": text}
+    return {"type": part.modality}

@@ -373,7 +373,7 @@ def _tokenizer(
 ) -> Tokenizer:
     """Learnt once: a run that goes on has its own already."""
     if not (out / "tekken.json").is_file():
-        shares = dict.fromkeys(set(recipe.align.tasks) - {"text", "intent"}, 1.0)
+        shares = {task: 1.0 for task in recipe.align.tasks if task not in ("text", "intent")}
         tasks = Tasks(train, shares, seed=recipe.seed, manner=Manner(training=True)) if shares else None
         said = [] if tasks is None else texts_of(tasks.examples(0, _VOCABULARY_EXAMPLES))
         corpus = [*(q.text for q in questions), *(q.label for q in questions), *text.splitlines(keepends=True), *said]

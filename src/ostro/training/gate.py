@@ -44,7 +44,7 @@ def calibrate(
         raise TrainingError(f"There are losses of {losses_NL.shape[1]} levels and {count} widths.")
     shares_L = torch.tensor([width / widths[-1] for width in widths], dtype=torch.float64)
     least = float(shares_L[0])
-    if least > target:
+    if least > target + 1e-9:
         raise TrainingError(f"The first level alone costs {least:.0%} of the compute; the target is {target:.0%}.")
     quantiles = torch.linspace(0, 1, _QUANTILES)
     candidates = [torch.quantile(scores_NL[:, i].float(), quantiles).tolist() for i in range(count - 1)]
@@ -60,7 +60,7 @@ def calibrate(
     best: tuple[float, float, torch.Tensor, list[float]] | None = None
     for thresholds in _grid(candidates):
         loss, share, levels_N = judge(thresholds)
-        if share <= target and (best is None or loss < best[0]):
+        if share <= target + 1e-9 and (best is None or loss < best[0]):
             best = (loss, share, levels_N, thresholds)
     assert best is not None, "thresholds above all scores cost the least there is"
     loss, share, levels_N, thresholds = best

@@ -210,17 +210,20 @@ def _optimisers(towers: Towers, recipe: PretrainRecipe) -> list[torch.optim.Opti
     }
     of_muon.discard("encoder.stem.0.kernel.weight")
     rest = [p for name, p in named.items() if name not in of_muon]
+    groups = [
+        {"params": [p for p in rest if p.dim() > 1], "weight_decay": recipe.decay},
+        {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95))
+    if not of_muon:
+        return [adam]
     matrices = Muon(
         [named[name] for name in sorted(of_muon)],
         recipe.matrix_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.matrix_decay,
     )
-    groups = [
-        {"params": [p for p in rest if p.dim() > 1], "weight_decay": recipe.decay},
-        {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0},
-    ]
-    return [matrices, torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95))]
+    return [matrices, adam]
 
 
 def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.errors import InvalidRequestError
+from ostro.media.parts import KINDS
 from ostro.web.bounded import Ids, Many
 from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, UsageInfo, WireRequest
 
@@ -99,10 +100,9 @@ def _part(field: str, one: object) -> Input:
     if part.get("type") in ("text", None) and "text" in part:
         return str(part["text"])
     if "type" not in part:
-        kind = next((name for name in ("image", "audio") if name in part), None)
-        if kind is None:
-            raise InvalidRequestError(f"{field} needs one of text, image and audio.", param=field)
-        part["type"] = kind
+        part["type"] = next((name for name in ("image", "audio") if name in part), "text")
+    if part["type"] not in KINDS:
+        raise InvalidRequestError(f"{field} needs one of text, image and audio.", param=field)
     return part
 
 

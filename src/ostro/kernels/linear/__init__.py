@@ -37,7 +37,9 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def linear(x_TI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
     """x [T, I], weight [O, I] -> [T, O], of their common type."""
-    if onednn is not None and x_TI.is_cpu and x_TI.dtype in DTYPES and not torch.is_grad_enabled():
+    # Under autocast the two types may differ, which PyTorch's own operator sees to.
+    alike = x_TI.dtype in DTYPES and x_TI.dtype == weight_OI.dtype
+    if onednn is not None and x_TI.is_cpu and alike and not torch.is_grad_enabled():
         out: torch.Tensor = onednn(x_TI, weight_OI, None, "none", [], "")
         return out
     return reference.linear(x_TI, weight_OI)

@@ -71,7 +71,7 @@ def finished(work: Work[Result]) -> Result:
 @contextmanager
 def unhurried() -> Iterator[None]:
     """Within it work is not cut: for training, where nobody waits beside it and larger products are quicker."""
-    global _piece_rows  # noqa: PLW0603 - one setting of this process, for a while
+    global _piece_rows
     before, _piece_rows = _piece_rows, 1 << 40
     try:
         yield

@@ -24,6 +24,9 @@ from ostro.web.embeddings import EmbeddingItem, EmbeddingList, EmbeddingRequest,
 from ostro.web.openapi import gives, takes
 from ostro.web.wire import UsageInfo
 
+# What images and sounds of one request may take once they are read: a small file may hold a large image.
+MAX_MEDIA_BYTES = 256 * 1024 * 1024
+
 router = APIRouter(tags=["embeddings"])
 
 
@@ -34,8 +37,17 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
     field, width = body.width()
     model = await context.models.use(request, body.model)
     prompts = []
+    taken = 0
     for one in inputs:
         prompts.append(await _encode(context, model, *one))
+        taken += sum(len(media.data) for media in prompts[-1].media)
+        if taken > MAX_MEDIA_BYTES:
+            raise InvalidRequestError(
+                f"The images and sounds up to {one[0]} take more than {MAX_MEDIA_BYTES} bytes once they are read. "
+                "Send them in several requests.",
+                param=one[0],
+                code="too_many_media",
+            )
         await asyncio.sleep(0)  # thousands of short texts take long together
     embedder = Embedder(
         model=model,

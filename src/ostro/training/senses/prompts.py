@@ -75,11 +75,14 @@ class Prompts:
         return document
 
     def sensed(self, example: Example) -> Document:
-        """What is sensed in the last message, without a word: one side of a contrastive pair."""
+        """What is sensed in the last message, by itself, as `Tokenizer.encode_media` has it for `/v1/embeddings`: one
+        side of a contrastive pair."""
         document = Document()
         document.add([self._bos], 0.0)
-        parts = tuple(part for part in example.messages[-1].parts if not isinstance(part, str))
-        self._ask(document, Message("user", parts))
+        for part in example.messages[-1].parts:
+            if not isinstance(part, str):
+                assert isinstance(part, Sensed), "pictures are developed before they are laid out"
+                self._show(document, part)
         return self._without_answer(document)
 
     def caption(self, text: str) -> Document:
