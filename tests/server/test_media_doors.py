@@ -11,27 +11,16 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-import torch
 from nodes import Node
 from PIL import Image
-from real_nodes import VOCABULARY, served
+from real_nodes import served
 
-import tiny_checkpoints
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
-from ostro.training.tokenizer import train_tekken, write_tekken
+from seeing import write_seeing_model
 
 SIDE = 28  # pixels of a token: 14 a patch, 2 × 2 merged
 ASKED = "what is seen"
-
-
-def write_seeing_model(folder: Path) -> None:
-    """A random Mistral 3 with a real tokenizer."""
-    torch.manual_seed(0)
-    shape = {**tiny_checkpoints.SHAPE, "model_type": "mistral", "head_dim": 16, "sliding_window": None}
-    tiny_checkpoints.save(tiny_checkpoints._mistral3({**shape, "vocab_size": VOCABULARY}), folder)
-    texts = ["once upon a time there was a river", "what is seen in the picture of the bridge"] * 5
-    write_tekken(train_tekken(texts, vocab_size=VOCABULARY, num_special=40), folder)
 
 
 @pytest.fixture(scope="module")

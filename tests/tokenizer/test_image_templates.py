@@ -24,6 +24,8 @@ def test_no_text_beside_an_image_is_lost(name: str) -> None:
     image = MediaInput.of("image", np.zeros((3, 16, 16), np.float32), (1, 1))
     parts = [{"type": "text", "text": "what is "}, {"type": "media", "media": image}, {"type": "text", "text": "[IMG]"}]
     ids = template.encode(
-        read_messages([{"role": "user", "content": parts}]), lambda text: [ord(one) for one in text], SPECIALS.__getitem__
+        read_messages([{"role": "user", "content": parts}]),
+        lambda text: [ord(one) for one in text],
+        SPECIALS.__getitem__,
     )
     assert ids == [0, 1, *map(ord, "what is "), 3, *map(ord, "[IMG]"), 2]

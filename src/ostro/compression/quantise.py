@@ -76,6 +76,12 @@ class _Run:
                 f"{filling.folder.path} is quantised already, or a GGUF file. Rounding twice loses twice: take the "
                 "dense safetensors checkpoint that it was made from."
             )
+        if filling.folder.layout == "native" and filling.folder.config.encoders:
+            # What is written is a Hugging Face folder, whose config and names for encoders are other ones.
+            raise ConfigError(
+                f"{filling.folder.path} is a native folder of a model that sees or hears, which is quantised on load "
+                "only: ostro serve --quantize. Or take its Hugging Face checkpoint (config.json)."
+            )
         if any(type(block) is not Block for block in filling.model.layers):
             raise ConfigError(
                 f"{filling.folder.path} is of the architecture '{filling.model.config.architecture}', which is "

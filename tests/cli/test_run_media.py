@@ -1,0 +1,84 @@
+"""`ostro run --image --audio`, with models that sense and models that do not."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from ostro.cli import build_app
+from ostro.core.errors import InvalidRequestError
+from ostro.core.sampling import SamplingParams
+from ostro.engine.llm import LLM
+from seeing import write_seeing_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run-media") / "eye"
+    write_seeing_model(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = []
+    for seed in range(2):
+        values = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        path = tmp_path / f"a picture {seed}.png"  # with spaces, as people name them
+        Image.fromarray(values).save(path)
+        paths.append(path)
+    return paths
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(build_app(), ["run", *map(str, arguments)])
+
+
+def content(paths: Sequence[Path], text: str) -> list[dict[str, object]]:
+    parts: list[dict[str, object]] = [{"type": "image_url", "image_url": path.resolve().as_uri()} for path in paths]
+    return [*parts, {"type": "text", "text": text}]
+
+
+def test_images_stand_before_what_is_asked(folder: Path, pictures: list[Path]) -> None:
+    done = run(folder, "what is seen", "--image", pictures[0], "--image", pictures[1], "--json", "--max-tokens", "8")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    messages = [{"role": "user", "content": content(pictures, "what is seen")}]
+    (expected,) = LLM(folder).chat(messages, SamplingParams(temperature=0, max_tokens=8))
+    assert answer["token_ids"] == expected.token_ids
+    assert answer["usage"]["prompt_tokens"] == expected.usage.prompt_tokens
+    assert answer["labels"] == []
+    alone = run(folder, "what is seen", "--json", "--max-tokens", "8")
+    assert json.loads(alone.stdout)["usage"]["prompt_tokens"] < answer["usage"]["prompt_tokens"] - 10
+    streamed = run(folder, "what is seen", "--image", pictures[0], "--image", pictures[1], "--max-tokens", "8")
+    assert streamed.stdout.rstrip("\n") == expected.text.rstrip("\n")
+
+
+def test_what_cannot_be_seen_is_refused(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+    sound = tmp_path / "a.wav"
+    soundfile.write(sound, np.zeros(800, dtype=np.float32), 16_000)
+    broken = tmp_path / "b.png"
+    broken.write_bytes(pictures[0].read_bytes()[:60])
+    text = io.StringIO()
+    for arguments, match in (
+        (("--audio", str(sound)), "takes text and images"),
+        (("--image", str(broken)), "damaged or cut short|no image"),
+        (("--image", str(sound)), "no image that can be read"),
+        (("--image", str(pictures[0]), "--raw"), "without --raw"),
+    ):
+        done = run(folder, "what is seen", *arguments)
+        assert done.exit_code != 0
+        assert isinstance(done.exception, InvalidRequestError | SystemExit), text.getvalue()
+        said = str(done.exception) + done.output
+        assert any(word in said for word in match.split("|")), said
+    assert run(folder, "x", "--image", tmp_path / "none.png").exit_code == 2
+    seen = run("ostro-nano", "what is it", "--image", pictures[0])
+    assert "takes text only" in str(seen.exception) + seen.output
