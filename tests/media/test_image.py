@@ -91,6 +91,27 @@ def test_pixels_and_grid_are_transformers(width: int, height: int, most: int) ->
     np.testing.assert_allclose(ours.array(), found["pixel_values"][0], atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "RGB with a key", "CMYK"])
+def test_transparency_is_transformers(mode: str) -> None:
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    image, options = picture(61, 45), {}
+    if mode in ("RGBA", "LA"):
+        image.putalpha(picture(61, 45, seed=3).convert("L"))
+    if mode == "P":
+        image, options = image.quantize(16), {"transparency": 3}
+    elif mode == "RGB with a key":
+        image = image.quantize(4).convert("RGB")
+        options = {"transparency": image.getpixel((5, 5))}
+    else:
+        image = image.convert(mode)
+    data = encoded(image, "JPEG" if mode == "CMYK" else "PNG", **options)
+    processor = PixtralImageProcessorPil(size={"longest_edge": 256}, patch_size={"height": 28, "width": 28})
+    found = processor.preprocess(Image.open(io.BytesIO(data)), return_tensors="np")
+    ours = read_image(data, ImageSettings(28, 256, "transformers"))
+    np.testing.assert_allclose(ours.array(), found["pixel_values"][0], atol=1e-5)
+
+
 def test_every_format_gives_the_same_pixels() -> None:
     image = picture(64, 48)
     plain = open_image(encoded(image, "PNG"), declared="image/png")

@@ -494,6 +494,12 @@ def test_encoders_that_cannot_be_are_refused(changes: dict[str, Any], match: str
         dataclasses.replace(SEES, **changes)
 
 
+@pytest.mark.parametrize("layers", ["two", 1.5, -1, 1 << 40, True, [2]])
+def test_a_number_of_layers_that_is_none_is_refused(layers: Any) -> None:
+    with pytest.raises(ConfigError, match="num_layers"):
+        StemConfig.parse("image", SEES.to_json() | {"num_layers": layers})
+
+
 # Encoders
 
 

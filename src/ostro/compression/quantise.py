@@ -31,11 +31,11 @@ from ostro.core.errors import CheckpointError, ConfigError
 from ostro.kernels.packed_linear.layout import Codes, Packed, pack
 from ostro.models.layers.decoder import Block, Decoder, Embedding
 from ostro.models.layers.linear import Linear
-from ostro.models.names import Binding, hf_names
+from ostro.models.names import Binding
 from ostro.weights.loader import Filling, load_model, materialise, open_model
 from ostro.weights.quantised.ostro import PackedWeight, packed_tensors
 from ostro.weights.shards import ShardWriter
-from ostro.weights.writer import finish_quantised
+from ostro.weights.writer import finish_quantised, hf_config, hf_table
 
 Progress = Callable[[int, int, str], None]
 
@@ -76,12 +76,8 @@ class _Run:
                 f"{filling.folder.path} is quantised already, or a GGUF file. Rounding twice loses twice: take the "
                 "dense safetensors checkpoint that it was made from."
             )
-        if filling.folder.layout == "native" and filling.folder.config.encoders:
-            # What is written is a Hugging Face folder, whose config and names for encoders are other ones.
-            raise ConfigError(
-                f"{filling.folder.path} is a native folder of a model that sees or hears, which is quantised on load "
-                "only: ostro serve --quantize. Or take its Hugging Face checkpoint (config.json)."
-            )
+        if filling.folder.layout == "native":
+            hf_config(filling.model.config, torch.bfloat16)  # What cannot be written is told before anything runs.
         if any(type(block) is not Block for block in filling.model.layers):
             raise ConfigError(
                 f"{filling.folder.path} is of the architecture '{filling.model.config.architecture}', which is "
@@ -275,6 +271,8 @@ class _Run:
 
     def _write_extras(self) -> None:
         """Parts of the checkpoint that are no text model: they come along as they are."""
+        for binding, weight in self._filling.senses():
+            self._writer.write({self._names[_key(binding)]: weight})
         for name in self._filling.extras():
             info = self._filling.checkpoint.info(name)
             assert info is not None
@@ -351,6 +349,6 @@ def _key(binding: Binding) -> tuple[str, str]:
 def _stored_names(filling: Filling) -> dict[tuple[str, str], str]:
     """(target, slice) -> the name that a weight is stored under: Hugging Face's, also for native folders."""
     native = filling.folder.layout == "native"
-    bindings = hf_names(filling.folder.config) if native else filling.table.bindings
+    bindings = hf_table(filling.folder.config).bindings if native else filling.table.bindings
     wanted = [binding for binding in bindings if binding.target != "head" or filling.model.head is not None]
     return {_key(binding): binding.source for binding in wanted}

@@ -5,6 +5,10 @@ from __future__ import annotations
 from ostro.core.request import EngineRequest
 from ostro.link.messages import Provide, Withdraw
 
+# Bytes of inputs that running and waiting requests may hold together: a queue of requests whose images were small files
+# would fill the memory, here and in the engine process.
+MAX_HELD_BYTES = 2 * 1024 * 1024 * 1024
+
 
 class SharedMedia:
     """Counts the running requests that hold an input, so that it crosses once for all of them, such as the siblings of
@@ -13,6 +17,12 @@ class SharedMedia:
     def __init__(self) -> None:
         self._holders: dict[str, int] = {}
         self._held: dict[str, list[str]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def fits(self, request: EngineRequest) -> bool:
+        """Whether its inputs may be held beside those that are. Where nothing is held, every request fits."""
+        sizes = {media.digest: len(media.data) for media in request.media}
+        return not self._sizes or not sizes or sum((self._sizes | sizes).values()) <= MAX_HELD_BYTES
 
     def take(self, request: EngineRequest) -> list[Provide]:
         """A request is about to be sent: what has to be sent before it."""
@@ -22,6 +32,7 @@ class SharedMedia:
         self._held[request.request_id] = [media.digest for media in request.media]
         for media in request.media:
             self._holders[media.digest] = self._holders.get(media.digest, 0) + 1
+            self._sizes[media.digest] = len(media.data)
         return needed
 
     def release(self, request_id: str) -> list[Withdraw]:
@@ -30,7 +41,7 @@ class SharedMedia:
         for digest in self._held.pop(request_id, ()):
             self._holders[digest] -= 1
             if not self._holders[digest]:
-                del self._holders[digest]
+                del self._holders[digest], self._sizes[digest]
                 done.append(Withdraw(digest))
         return done
 
@@ -38,3 +49,4 @@ class SharedMedia:
         """The process is gone."""
         self._holders.clear()
         self._held.clear()
+        self._sizes.clear()

@@ -75,6 +75,6 @@ def _add(pending: TokensEvent, event: TokensEvent) -> None:
         pending.logprobs.extend(event.logprobs)
     pending.finish_reason = event.finish_reason
     pending.cached_tokens = max(pending.cached_tokens, event.cached_tokens)
-    pending.error = event.error
+    pending.error, pending.error_param = event.error, event.error_param
     pending.prompt_logprobs = pending.prompt_logprobs or event.prompt_logprobs
     pending.embedding = pending.embedding or event.embedding

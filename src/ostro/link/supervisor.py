@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import psutil
 
-from ostro.core.errors import EngineDeadError, InvalidRequestError, LinkError, NotReadyError, OstroError
+from ostro.core.errors import EngineDeadError, InvalidRequestError, LinkError, NotReadyError, OstroError, QueueFullError
 from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, EngineStats, ModelCard
 from ostro.link.channel import MAX_FRAME_BYTES
@@ -170,9 +170,16 @@ class EngineProcess:
         raise self._last_error or NotReadyError(self.reason)
 
     def submit(self, request: EngineRequest) -> TokenStream:
-        """Queue a request. Raises NotReadyError, and InvalidRequestError for one too large to send."""
+        """Queue a request. Raises NotReadyError, InvalidRequestError for one too large to send, and QueueFullError
+        while the images and sounds of others take too much memory."""
         if self._card is None or self._child is None or self.draining:
             raise NotReadyError(self.reason, retry_after=self.retry_after)
+        if not self._media.fits(request):
+            raise QueueFullError(
+                "The images and sounds of requests that run and wait take all the memory there is for them. Try again "
+                "later.",
+                retry_after=self._stats.drain_s or 1.0,
+            )
         try:
             for message in self._media.take(request):
                 self._child.channel.send(message)

@@ -156,10 +156,14 @@ def _as_mistral(image: Image.Image, width: int, height: int) -> np.ndarray:
 
 
 def _as_transformers(image: Image.Image, width: int, height: int) -> np.ndarray:
-    """Pillow's bicubic filter on 8-bit pixels, which averages over more of them when an image becomes smaller."""
+    """What is transparent is white; Pillow's bicubic filter on 8-bit pixels, which averages over more of them when an
+    image becomes smaller."""
     import numpy as np
     from PIL import Image
 
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        layered = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layered.size, "WHITE"), layered)
     resized = image.convert("RGB").resize((width, height), resample=Image.Resampling.BICUBIC)
     scaled_CHW = np.asarray(resized).transpose(2, 0, 1) * np.float64(1 / 255)
     normalised = (scaled_CHW.astype(np.float32).transpose(1, 2, 0) - np.array(MEAN, np.float32)) / np.array(

@@ -15,6 +15,9 @@ from ostro.web.fetching import MediaFetcher
 
 # Decoding takes a core and, for a large image, hundreds of megabytes.
 _AT_A_TIME = 2
+# What the media of one conversation may take once they are read. A model's context ends most before; of one that is not
+# loaded it is not known.
+MAX_READ_BYTES = 1024 * 1024 * 1024
 
 
 class MediaReader:
@@ -41,11 +44,19 @@ class MediaReader:
         # Equal media are read once, however often a conversation shows them.
         read: dict[tuple[bytes | None, str | None, str | None, str], MediaInput] = {}
         found: dict[tuple[int, int], MediaInput] = {}
-        tokens = 0
+        tokens = taken = 0
         for source in sources:
             key = (source.data, source.url, source.declared, source.modality)
             if key not in read:
                 read[key] = await self._read(source, senses)
+                taken += len(read[key].data)
+                if taken > MAX_READ_BYTES:
+                    raise InvalidRequestError(
+                        f"The images and sounds up to {source.where} take more than {MAX_READ_BYTES} bytes once they "
+                        "are read. Send fewer, or shorter ones.",
+                        param=source.where,
+                        code="too_many_media",
+                    )
             found[source.place] = read[key]
             tokens += read[key].tokens
             if room is not None and tokens > room:

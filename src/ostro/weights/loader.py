@@ -195,9 +195,16 @@ class Filling:
         self._check_left()
 
     def extras(self) -> list[str]:
-        """Tensors that belong to the checkpoint but not to its decoder: the weights that see and hear."""
-        skipped = {name for name in self._left() if name.startswith(self._skipped)}
-        return sorted(skipped | {b.source for b in self._wanted if b.target.startswith(ENCODERS)})
+        """Tensors that belong to the checkpoint but not to the model."""
+        return sorted(name for name in self._left() if name.startswith(self._skipped))
+
+    def senses(self) -> Iterator[tuple[Binding, torch.Tensor]]:
+        """The weights that see and hear, one at a time, as precise as they are stored."""
+        for binding in self._wanted:
+            if binding.target.startswith(ENCODERS):
+                value = self.checkpoint.read(binding.source, self._shapes[binding.source], torch.bfloat16)
+                assert isinstance(value, torch.Tensor)
+                yield binding, self._ordered(binding, value).contiguous()
 
     def _fill_one(self, binding: Binding) -> int:
         info = self._found(binding)

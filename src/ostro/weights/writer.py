@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
-from ostro.models.names import hf_names
+from ostro.models.mistral3.names import names as mistral3_names
+from ostro.models.names import NamesTable, hf_names
 from ostro.models.ostro.config import OstroConfig
 from ostro.models.ostro.config import to_json as ostro_json
 from ostro.models.ostro.names import names as ostro_names
+from ostro.models.pixtral.config import PixtralConfig
 from ostro.weights.folder import CheckpointFolder, read_json
 from ostro.weights.quantised.ostro import PackedWeight, quantization_config
 
@@ -29,10 +31,7 @@ def hf_tensors(model: Decoder, dtype: torch.dtype | None = None) -> dict[str, to
     A tensor that the names leave out would be lost in silence: that is a ConfigError.
     """
     tensors: dict[str, torch.Tensor] = {}
-    bindings = ostro_names(model.config).bindings if isinstance(model.config, OstroConfig) else hf_names(model.config)
-    if not isinstance(model.config, OstroConfig) and model.config.encoders:
-        raise ConfigError("A decoder with another maker's encoder cannot be written yet; copy its checkpoint.")
-    for binding in bindings:
+    for binding in hf_table(model.config).bindings:
         if binding.target == "head" and model.head is None:
             continue
         part = model.get_submodule(binding.target).part(binding.part)  # type: ignore[operator]  # has part()
@@ -40,9 +39,22 @@ def hf_tensors(model: Decoder, dtype: torch.dtype | None = None) -> dict[str, to
     return tensors
 
 
+def hf_table(config: DecoderConfig) -> NamesTable:
+    """The names that go with `hf_config`. Raises ConfigError for encoders that are not written."""
+    if isinstance(config, OstroConfig):
+        return ostro_names(config)
+    if not config.encoders:
+        return NamesTable(hf_names(config))
+    _image_encoder(config)
+    return mistral3_names(config)
+
+
 def hf_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
     """config.json of a checkpoint: `mistral`, `ministral` where layers have different windows, `ministral3` where
-    positions are scaled. Raises ConfigError for both at once, which no model type has."""
+    positions are scaled; with Pixtral's encoder `llava`, or `mistral3` where patches are merged. Raises ConfigError for
+    what no model type has."""
+    if config.encoders and not isinstance(config, OstroConfig):
+        return _with_images(hf_config(dataclasses.replace(config, encoders=()), dtype), _image_encoder(config))
     eos = config.eos_token_ids or (2,)
     windows = set(config.windows)
     values: dict[str, Any] = {
@@ -81,6 +93,49 @@ def hf_config(config: DecoderConfig, dtype: torch.dtype) -> dict[str, Any]:
         values |= {"architectures": ["Ministral3ForCausalLM"], "model_type": "ministral3"}
         values["rope_parameters"] = _rope_parameters(config)
     return values
+
+
+def _image_encoder(config: DecoderConfig) -> PixtralConfig:
+    found = config.encoders[0]
+    if len(config.encoders) > 1 or not isinstance(found, PixtralConfig):
+        raise ConfigError(
+            "A decoder with an encoder other than Pixtral's is not written. Take its Hugging Face checkpoint "
+            "(config.json), or quantise it on load: ostro serve --quantize."
+        )
+    return found
+
+
+def _with_images(text: dict[str, Any], encoder: PixtralConfig) -> dict[str, Any]:
+    merged = encoder.merge > 1
+    if encoder.projector_norm is not merged or text["model_type"] not in ("mistral", "ministral3")[: 1 + merged]:
+        raise ConfigError("The checkpoint joins a decoder and an image encoder in a way that no model type has.")
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": encoder.hidden_size,
+        "intermediate_size": encoder.intermediate_size,
+        "num_hidden_layers": encoder.num_layers,
+        "num_attention_heads": encoder.num_heads,
+        "head_dim": encoder.head_dim,
+        "patch_size": encoder.patch_size,
+        "image_size": encoder.image_size,
+        "num_channels": encoder.channels,
+        "rope_theta": encoder.rope_theta,
+        "hidden_act": encoder.activation,
+    }
+    kind = "mistral3" if merged else "llava"
+    return {
+        "architectures": [f"{kind.capitalize()}ForConditionalGeneration"],
+        "model_type": kind,
+        **({"spatial_merge_size": encoder.merge} if merged else {"vision_feature_select_strategy": "full"}),
+        "text_config": text,
+        "vision_config": vision,
+        "vision_feature_layer": -1,
+        "image_token_index": encoder.placeholder,
+        "projector_hidden_act": encoder.projector_activation,
+        "multimodal_projector_bias": encoder.projector_bias,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+        "torch_dtype": text["torch_dtype"],
+    }
 
 
 def _rope_parameters(config: DecoderConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ostro.core.errors import ConfigError
-from ostro.models.json_config import ConfigReader
+from ostro.models.json_config import MAX_LAYERS, ConfigReader
 from ostro.models.pixtral.config import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -117,11 +117,17 @@ class StemConfig:
         listed = reader.optional("convolutions")
         if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
             raise ConfigError(f"{where}: 'convolutions' must be a list of objects.", param="convolutions")
+        layers = reader.optional("num_layers") or 0
+        if type(layers) is not int or not 0 <= layers <= MAX_LAYERS:
+            raise ConfigError(
+                f"{where}: 'num_layers' must be a whole number from 0 to {MAX_LAYERS}, not {layers!r}.",
+                param="num_layers",
+            )
         config = cls(
             modality=modality,
             channels=reader.integer("channels", most=_MOST),
             convolutions=tuple(_convolution(one, where) for one in listed),
-            num_layers=int(reader.optional("num_layers") or 0),
+            num_layers=layers,
             num_heads=reader.integer("num_heads", 1, most=_MOST),
             intermediate_size=reader.integer("intermediate_size", 1, most=_MOST),
             placeholder=reader.integer("placeholder"),

@@ -1,0 +1,45 @@
+"""What a node reads of media before it knows whether a model's context holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from PIL import Image
+
+from ostro.core.errors import InvalidRequestError
+from ostro.media.image import ImageSettings
+from ostro.media.senses import Senses
+from ostro.server import media_reading
+from ostro.server.media_reading import MediaReader
+from ostro.web.fetching import MediaFetcher
+
+SENSES = Senses(ImageSettings(16, 64))
+BYTES = 3 * 64 * 64 * 4  # of one picture that was read
+
+
+def picture(shade: int) -> dict[str, Any]:
+    out = io.BytesIO()
+    Image.new("L", (64, 64), shade).save(out, "PNG")
+    return {"type": "image_url", "image_url": base64.b64encode(out.getvalue()).decode()}
+
+
+def read(shades: Sequence[int]) -> list[dict[str, Any]]:
+    """As a node does for a model that is not loaded, whose context it does not know."""
+    reader = MediaReader(cast(MediaFetcher, None), {})
+    messages = [{"role": "user", "content": [picture(shade) for shade in shades]}]
+    return asyncio.run(reader.read(messages, SENSES, None))
+
+
+def test_what_is_read_is_bounded_where_no_context_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files may hold large images. Equal ones are read once and count once."""
+    monkeypatch.setattr(media_reading, "MAX_READ_BYTES", 3 * BYTES)
+    assert len(read([1, 2, 3, 2, 1, 3])[0]["content"]) == 6
+    with pytest.raises(InvalidRequestError, match="once they are read") as raised:
+        read([1, 2, 1, 3, 4, 5])
+    assert raised.value.param == "messages[0].content[4].image_url"
+    assert raised.value.code == "too_many_media"
