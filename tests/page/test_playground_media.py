@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ import soundfile
 from hearing import FORMATS, sound, write_hearing_model
 from nodes import Node
 from PIL import Image
-from playwright.sync_api import FilePayload, Page, Route, expect
+from playwright.sync_api import FileChooser, FilePayload, Page, Route, TimeoutError, expect
 from real_nodes import served
 from test_unified_answers import write_unified_model
 from visiting import Open, Visit
@@ -242,6 +242,18 @@ def test_models_of_text_are_offered_nothing_else(visit: Open, scripted: Node) ->
         expect(page.locator(".labels, .routing")).to_have_count(0)
 
 
+def look_until(page: Page, state: Literal["visible", "hidden"]) -> None:
+    """Have the page ask for the models until the button is so: a look that was under way already may know less."""
+    for _ in range(40):
+        page.evaluate("dispatchEvent(new Event('online'))")
+        try:
+            page.locator("#attach").wait_for(state=state, timeout=500)
+        except TimeoutError:
+            continue
+        return
+    raise AssertionError(f"the button is never {state}")
+
+
 def test_a_model_that_cannot_see_is_not_sent_images(visit: Open, scripted: Node) -> None:
     def with_eyes(route: Route) -> None:
         listed = route.fetch().json()
@@ -251,13 +263,11 @@ def test_a_model_that_cannot_see_is_not_sent_images(visit: Open, scripted: Node)
     with visit(scripted) as seen:
         page = seen.page
         page.route("**/v1/models", with_eyes)
-        page.evaluate("dispatchEvent(new Event('online'))")  # then the page looks at once
-        expect(page.get_by_role("button", name="Attach images")).to_be_visible()
+        look_until(page, "visible")
         attach(page, file("a.png", picture()))
         attached(page, "a.png")
         page.unroute("**/v1/models")
-        page.evaluate("dispatchEvent(new Event('online'))")
-        expect(page.locator("#attach")).to_be_hidden()
+        look_until(page, "hidden")
         seen.ask("hello")
         expect(page.locator("#problem")).to_contain_text("This model takes text only: remove a.png, or choose another")
         assert page.locator("#prompt").input_value() == "hello"
@@ -269,13 +279,19 @@ def test_a_model_that_cannot_see_is_not_sent_images(visit: Open, scripted: Node)
 
 def test_attaching_needs_no_mouse_and_no_eyes(visit: Open, seeing: Node) -> None:
     with visit(seeing) as seen:
+        choosers: list[FileChooser] = []
+        # Before all else: what is listened to is told to the browser without waiting for it.
+        seen.page.on("filechooser", lambda chooser: choosers.append(chooser))
         page, press = brief(seen), seen.page.keyboard.press
         page.locator("#prompt").focus()
         press("Tab")
         expect(page.get_by_role("button", name="Attach images")).to_be_focused()
-        with page.expect_file_chooser() as choosing:
-            press("Enter")
-        choosing.value.set_files([file("a.png", picture()), file("b.png", picture(1))])
+        press("Enter")
+        for _ in range(100):
+            if choosers:
+                break
+            page.wait_for_timeout(50)
+        choosers[0].set_files([file("a.png", picture()), file("b.png", picture(1))])
         expect(page.locator("#said")).to_have_text("a.png, b.png attached. 2 attached in all.")
         expect(page.get_by_role("list", name="Attached").get_by_role("listitem")).to_have_count(2)
         press("Shift+Tab")

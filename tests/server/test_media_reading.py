@@ -16,7 +16,7 @@ from ostro.media.image import ImageSettings
 from ostro.media.senses import Senses
 from ostro.server import media_reading
 from ostro.server.media_reading import MediaReader
-from ostro.web.fetching import MediaFetcher
+from ostro.web.fetching import Fetched, MediaFetcher
 
 SENSES = Senses(ImageSettings(16, 64))
 BYTES = 3 * 64 * 64 * 4  # of one picture that was read
@@ -43,3 +43,48 @@ def test_what_is_read_is_bounded_where_no_context_is_known(monkeypatch: pytest.M
         read([1, 2, 1, 3, 4, 5])
     assert raised.value.param == "messages[0].content[4].image_url"
     assert raised.value.code == "too_many_media"
+
+
+class SlowWeb:
+    """A picture at every address, after a while; none at some."""
+
+    def __init__(self) -> None:
+        self.running = self.most = self.asked = self.cancelled = 0
+
+    async def fetch(self, url: str) -> Fetched:
+        self.asked += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(0.01 if "none" in url else 0.2)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        if "none" in url:
+            raise InvalidRequestError("There is nothing.")
+        return Fetched(base64.b64decode(picture(len(url))["image_url"]), "image/png")
+
+
+def fetch(web: SlowWeb, *urls: str) -> list[dict[str, Any]]:
+    reader = MediaReader(cast(MediaFetcher, web), {"image": 10_000})
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return asyncio.run(reader.read([{"role": "user", "content": parts}], SENSES, None))
+
+
+def test_addresses_are_fetched_side_by_side_and_once() -> None:
+    web = SlowWeb()
+    (message,) = fetch(web, "https://a.org/1", "https://a.org/22", "https://a.org/1", "https://a.org/333")
+    assert (web.asked, web.most) == (3, 3)
+    digests = [part["media"].digest for part in message["content"]]
+    assert digests[0] == digests[2]
+    assert len(set(digests)) == 3
+
+
+def test_one_address_that_fails_ends_the_others() -> None:
+    web = SlowWeb()
+    with pytest.raises(InvalidRequestError, match="nothing") as raised:
+        fetch(web, "https://a.org/1", "https://a.org/none", "https://a.org/22")
+    assert raised.value.param == "messages[0].content[1].image_url.url"
+    assert (web.cancelled, web.running) == (2, 0)

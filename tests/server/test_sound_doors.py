@@ -372,3 +372,18 @@ def test_what_was_fetched_is_held_to_the_limit_of_its_kind(folder: Path) -> None
 def test_escapes_of_a_long_data_url_are_read_wherever_they_stand(before: int, piece: str) -> None:
     payload = "a" * ((1 << 16) - before) + piece * 4 + "b" * before + piece * 30_000
     assert decode_data_url(f"data:audio/wav,{payload}", "here") == (unquote_to_bytes(payload), "audio/wav")
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({}, "input[0].content[0].input_audio.data"),
+        ({"data": 3}, "input[0].content[0].input_audio.data"),
+        ({"data": "AAAA", "format": ["wav"]}, "input[0].content[0].input_audio.format"),
+    ],
+)
+def test_sounds_of_the_wrong_kind_are_named(node: Node, given: dict[str, Any], param: str) -> None:
+    part = {"type": "input_audio", "input_audio": given}
+    answer = node.http.post("/v1/responses", json={"input": user(part)})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param

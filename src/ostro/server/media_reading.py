@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ostro.core.errors import InvalidRequestError, PromptTooLongError
@@ -41,6 +42,7 @@ class MediaReader:
         split, sources = await asyncio.to_thread(_find, messages, senses)
         if not sources:
             return split
+        sources = await self._fetched(sources)
         # Equal media are read once, however often a conversation shows them.
         read: dict[tuple[bytes | None, str | None, str | None, str], MediaInput] = {}
         found: dict[tuple[int, int], MediaInput] = {}
@@ -77,6 +79,21 @@ class MediaReader:
         async with self._decoding:
             return await asyncio.to_thread(read_source, source, data, declared, senses)
 
+    async def _fetched(self, sources: Sequence[MediaSource]) -> list[MediaSource]:
+        """Addresses replaced by what is there, all fetched side by side; the first failure ends the others."""
+        first = {(source.url, source.modality): source for source in reversed(sources) if source.data is None}
+        tasks = {key: asyncio.create_task(self._bytes_of(source)) for key, source in first.items()}
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return [
+            source if source.data is not None else _with_bytes(source, *tasks[source.url, source.modality].result())
+            for source in sources
+        ]
+
     async def _bytes_of(self, source: MediaSource) -> tuple[bytes, str | None]:
         """What was sent, or is at the address that was, and what it is said to be."""
         if source.data is not None:
@@ -95,6 +112,10 @@ class MediaReader:
                 param=source.where,
             )
         return fetched.data, source.declared or fetched.declared
+
+
+def _with_bytes(source: MediaSource, data: bytes, declared: str | None) -> MediaSource:
+    return replace(source, data=data, url=None, declared=declared)
 
 
 def _find(messages: Sequence[Mapping[str, Any]], senses: Senses) -> tuple[list[dict[str, Any]], list[MediaSource]]:

@@ -28,7 +28,7 @@ class InputPart(BaseModel):
     refusal: str | None = None
     image_url: str | None = None
     detail: str | None = None
-    input_audio: dict[str, str] | None = None
+    input_audio: dict[str, Any] | None = None
 
 
 Parts = Annotated[Many[InputPart], Field(max_length=MAX_ITEMS)]

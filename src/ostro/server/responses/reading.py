@@ -101,9 +101,22 @@ def _part(where: str, role: str, part: InputPart) -> MessagePart:
     if role == "user" and part.type == "input_image":
         return InputImage(image_url=_needed(where, "image_url", part.image_url), detail=part.detail or "auto")
     if role == "user" and part.type == "input_audio":
-        return InputAudio(_needed(where, "input_audio", part.input_audio))
+        return InputAudio(_sound(f"{where}.input_audio", _needed(where, "input_audio", part.input_audio)))
     text = _text(where, part)
     return OutputText(text=text) if role == "assistant" else InputText(text)
+
+
+def _sound(where: str, given: Mapping[str, object]) -> dict[str, str]:
+    """What is kept of a sound: its base64 and its format."""
+    kept: dict[str, str] = {}
+    for name in ("data", "format"):
+        value = given.get(name)
+        if value is None and name == "format":
+            continue
+        if not isinstance(value, str) or not value:
+            raise InvalidRequestError(f"{where}.{name} must be a non-empty string.", param=f"{where}.{name}")
+        kept[name] = value
+    return kept
 
 
 def _text(where: str, part: InputPart) -> str:
