@@ -18,8 +18,9 @@ from nodes import Node
 from PIL import Image
 from playwright.sync_api import FileChooser, FilePayload, Page, Route, TimeoutError, expect
 from real_nodes import served
-from test_unified_answers import write_unified_model
 from visiting import Open, Visit
+
+from tiny_unified import write_unified_model
 
 IMAGES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
 ASKED = "what is seen"

@@ -1,4 +1,5 @@
-"""A checkpoint to a quantised one, block by block: only one block of the dense model is ever in memory.
+"""A checkpoint to a quantised one, block by block: only one block of the dense model is ever in memory. The unified
+architecture, whose blocks are more than two branches, is taken whole.
 
 What calibration text gives to a block is what the blocks before it give after they were quantised. The same text runs
 beside through the dense blocks, and through the quantised ones by the kernels that serve them: that is where the
@@ -32,7 +33,7 @@ from ostro.kernels.packed_linear.layout import Codes, Packed, pack
 from ostro.models.layers.decoder import Block, Decoder, Embedding
 from ostro.models.layers.linear import Linear
 from ostro.models.names import Binding
-from ostro.weights.loader import Filling, load_model, materialise, open_model
+from ostro.weights.loader import ENCODERS, Filling, load_model, materialise, open_model
 from ostro.weights.quantised.ostro import PackedWeight, packed_tensors
 from ostro.weights.shards import ShardWriter
 from ostro.weights.writer import finish_quantised, hf_config, hf_table
@@ -48,10 +49,14 @@ UNASKED = 32
 
 @dataclass(frozen=True)
 class Texts:
-    """Rows of tokens [N, L]: what calibrates, None where nothing does, and what the perplexity is of."""
+    """Rows of tokens [N, L]: what calibrates, None where nothing does, and what the perplexity is of.
+
+    exercise: runs a model that is in memory whole through what else it is to be calibrated with, such as images.
+    """
 
     calibration_NL: torch.Tensor | None = None
     evaluation_NL: torch.Tensor | None = None
+    exercise: Callable[[Decoder], None] | None = None
 
 
 def quantise_folder(
@@ -65,7 +70,8 @@ def quantise_folder(
     """
     target = check_target(source, out, force=force)
     with replacing(target) as unfinished, open_model(source) as filling, torch.inference_mode():
-        return _Run(filling, unfinished, recipe, texts, progress).run()
+        kind = _Run if all(type(block) is Block for block in filling.model.layers) else _WholeRun
+        return kind(filling, unfinished, recipe, texts, progress).run()
 
 
 class _Run:
@@ -78,11 +84,6 @@ class _Run:
             )
         if filling.folder.layout == "native":
             hf_config(filling.model.config, torch.bfloat16)  # What cannot be written is told before anything runs.
-        if any(type(block) is not Block for block in filling.model.layers):
-            raise ConfigError(
-                f"{filling.folder.path} is of the architecture '{filling.model.config.architecture}', which is "
-                "quantised on load: ostro serve --quantize."
-            )
         self._model: Decoder = filling.model.to(torch.float32)
         self._names = _stored_names(filling)
         self._treatments = treatments(recipe, {self._names[_key(b)]: shape for b, shape in filling.matrices()})
@@ -101,16 +102,7 @@ class _Run:
         if evaluation_NL is None:
             evaluation_NL = torch.arange(UNASKED)[None] * 7 % model.config.vocab_size
         calibrated = needs_inputs(self._recipe)
-        materialise(model.embed)
-        filling.fill_under("embed")
-        filling.finish()
-        before = Stream(evaluation_NL, self._embed, model.rotary)
-        self._round_embedding()
-        after = Stream(evaluation_NL, self._embed, model.rotary)
-        shown = Stream(self._texts.calibration_NL, self._embed, model.rotary) if calibrated else None  # type: ignore[arg-type]
-        for index in range(len(model.layers)):
-            self._block(index, before, after, shown)
-        dense, quantised = self._head(before, after, shown)
+        dense, quantised = self._quantise(evaluation_NL)
         self._write_extras()
         self._writer.finish()
         finish_quantised(filling.folder, model.config, self._packed, self._out)
@@ -130,13 +122,28 @@ class _Run:
             )
             if asked
             else None,
-            calibration_tokens=shown.tokens if shown is not None else 0,
+            calibration_tokens=self._texts.calibration_NL.numel() if calibrated else 0,  # type: ignore[union-attr]
             seconds=time.monotonic() - started,
             matrices=self._matrices,
         )
         (self._out / "quantization.json").write_bytes(report.to_json())
         (self._out / "quantization.html").write_text(to_html(report), encoding="utf-8")
         return report
+
+    def _quantise(self, evaluation_NL: torch.Tensor) -> tuple[float, float]:
+        """All matrices, written as they are done. Returns the losses before and after, in nats a token."""
+        model, texts = self._model, self._texts
+        materialise(model.embed)
+        self._filling.fill_under("embed")
+        self._filling.finish()
+        before = Stream(evaluation_NL, self._embed, model.rotary)
+        self._round_embedding()
+        after = Stream(evaluation_NL, self._embed, model.rotary)
+        calibrated = needs_inputs(self._recipe)
+        shown = Stream(texts.calibration_NL, self._embed, model.rotary) if calibrated else None  # type: ignore[arg-type]
+        for index in range(len(model.layers)):
+            self._block(index, before, after, shown)
+        return self._head(before, after, shown)
 
     def _embed(self, ids_L: torch.Tensor) -> torch.Tensor:
         embedded: torch.Tensor = self._model.embed(ids_L, torch.float32)
@@ -263,7 +270,8 @@ class _Run:
         """The norms under a module, in float32: what was folded into them is not rounded again."""
         found = {}
         for (path, part), name in self._names.items():
-            module = self._model.get_submodule(path) if path == target or path.startswith(f"{target}.") else None
+            inside = not target or path == target or path.startswith(f"{target}.")
+            module = self._model.get_submodule(path) if inside and not path.startswith(ENCODERS) else None
             if module is not None and not isinstance(module, Linear | Embedding):
                 assert part == ""
                 found[name] = module.part(None).clone()  # type: ignore[operator]  # a norm
@@ -306,6 +314,64 @@ class _Run:
     def _tell(self, done: int, what: str) -> None:
         if self._progress is not None:
             self._progress(done, len(self._model.layers), what)
+
+
+class _WholeRun(_Run):
+    """The unified architecture, in memory whole: all matrices see what the dense model makes of the inputs. Those that
+    text never reaches, such as the adapters of other senses, are rounded to nearest unless `exercise` reaches them."""
+
+    def _quantise(self, evaluation_NL: torch.Tensor) -> tuple[float, float]:
+        model = self._model
+        if self._recipe.scaling != "none":
+            raise ConfigError(
+                f"{self._filling.folder.path} is of the architecture '{model.config.architecture}'. Its branches read "
+                "inputs that no matrix makes alone, so no scales are folded there. Take the method rtn, weighted or "
+                "gptq.",
+                param="scaling",
+            )
+        materialise(model)
+        self._filling.fill(None)
+        model.eval()
+        dense = loss(model, evaluation_NL)
+        layers = self._layers()
+        seen = self._watch(layers) if needs_inputs(self._recipe) else {}
+        tensors: dict[str, torch.Tensor] = {}
+        for index, (target, layer) in enumerate(layers.items()):
+            found, kept = self._round(layer, target, seen.pop(target, None), scaled=False)
+            layer.quantise(kept)
+            tensors |= found
+            self._tell(len(model.layers) * (index + 1) // len(layers), target)
+        self._writer.write(tensors | self._vectors(""))
+        return dense, loss(model, evaluation_NL)
+
+    def _layers(self) -> dict[str, Linear | Embedding]:
+        found: dict[str, Linear | Embedding] = {}
+        for binding, _ in self._filling.matrices():
+            layer = self._model.get_submodule(binding.target)
+            assert isinstance(layer, Linear | Embedding)
+            found[binding.target] = layer
+        return found
+
+    def _watch(self, layers: dict[str, Linear | Embedding]) -> dict[str, InputStatistics]:
+        """What each layer that anything reached has seen."""
+        calibration_NL = self._texts.calibration_NL
+        assert calibration_NL is not None
+        seen = {
+            target: InputStatistics(target, calibration_NL.numel(), hessian=self._wants_hessian(target))
+            for target, layer in layers.items()
+            if isinstance(layer, Linear)
+        }
+        for target, statistics in seen.items():
+            layers[target].observer = statistics.observe  # type: ignore[assignment,union-attr]  # no embeddings here
+        loss(self._model, calibration_NL)
+        if self._texts.exercise is not None:
+            self._texts.exercise(self._model)
+        for target in seen:
+            layers[target].observer = None  # type: ignore[union-attr]
+        reached = {target: statistics for target, statistics in seen.items() if statistics.any}
+        for statistics in reached.values():
+            statistics.check()
+        return reached
 
 
 def quantise_matrix(

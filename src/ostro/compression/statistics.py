@@ -33,6 +33,11 @@ class InputStatistics:
         every = max(1, self._total // TOKENS)
         self._kept.append(x_TI[::every].clone())
 
+    @property
+    def any(self) -> bool:
+        """Whether anything ran through the layer."""
+        return bool(self._kept)
+
     def check(self) -> None:
         """Raises CheckpointError where calibration gave no numbers."""
         assert self._kept, "nothing ran through the layer"
