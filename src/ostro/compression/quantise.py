@@ -362,12 +362,12 @@ class _WholeRun(_Run):
             if isinstance(layer, Linear)
         }
         for target, statistics in seen.items():
-            layers[target].observer = statistics.observe  # type: ignore[assignment,union-attr]  # no embeddings here
+            layers[target].observer = statistics.observe
         loss(self._model, calibration_NL)
         if self._texts.exercise is not None:
             self._texts.exercise(self._model)
         for target in seen:
-            layers[target].observer = None  # type: ignore[union-attr]
+            layers[target].observer = None
         reached = {target: statistics for target, statistics in seen.items() if statistics.any}
         for statistics in reached.values():
             statistics.check()
