@@ -57,6 +57,7 @@ def test_eight_bits_give_nearly_the_same_of_everything(folder: Path, tmp_path: P
     assert isinstance(found, UnifiedDecoder)
     assert found.quantised
     assert found.unified == dense.unified
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1
     with torch.inference_mode():
         expected_TD, hidden_TD = run(dense), run(found)
         # A level of the gate that turns is no small change, so rows are compared one by one.

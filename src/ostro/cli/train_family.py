@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from ostro.training.family import Family
+    from ostro.training.family import Family, FamilyRecipe
 
 # Validation examples of a task that answers are judged on.
 EXAMPLES = 400
@@ -18,26 +18,54 @@ _EVERY_S = 30.0
 
 
 def train_family(values: dict[str, object], recipe: Path, data: Path, out: Path) -> dict[str, float]:
-    """Train by a recipe of kind family, or go on; returns the final figures. Raises ConfigError, TrainingError."""
+    """Train by a recipe of kind family, or go on; returns the final figures, those of the smaller model with `edge_`
+    before their names. Each checkpoint gets its card. Raises ConfigError, TrainingError."""
     from ostro.training.family import FamilyRecipe, run_family
     from ostro.training.plot import plot_log
     from ostro.training.recipe import convert
 
     loaded = convert(values, FamilyRecipe, recipe)
+    cards = [None if name is None else _template(recipe.parent / name) for name in _card_names(loaded)]
     with _Watcher() as watch:
-        family, report = run_family(loaded, data, out, watch=watch)
-    for log in sorted(out.glob("log-*.jsonl")):
-        plot_log(log, log.with_suffix(".png"))
-    figures = measure(family)
-    if report is not None:
-        figures |= {"gate_share": report.share, "gate_correlation": report.correlation}
-        figures |= {
-            "gate_loss": report.loss,
-            "gate_fixed_loss": report.fixed_loss,
-            "gate_whole_loss": report.whole_loss,
-        }
+        trained = run_family(loaded, data, out, watch=watch)
+    figures: dict[str, float] = {}
+    for one, mark in zip(trained, ("", "edge_"), strict=False):
+        for log in sorted(one.family.folder.glob("log-*.jsonl")):
+            plot_log(log, log.with_suffix(".png"))
+        found = measure(one.family) | size(one.family)
+        if one.gate is not None:
+            report = one.gate
+            found |= {"gate_share": report.share, "gate_correlation": report.correlation, "gate_loss": report.loss}
+            found |= {"gate_fixed_loss": report.fixed_loss, "gate_whole_loss": report.whole_loss}
+        figures |= {mark + name: value for name, value in found.items()}
+    for one, card in zip(trained, cards, strict=False):
+        if card is not None:
+            (one.family.folder / "model" / "README.md").write_text(card.format(**figures), encoding="utf-8")
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
+
+
+def _card_names(recipe: FamilyRecipe) -> list[str | None]:
+    return [recipe.card, None if recipe.edge is None else recipe.edge.card]
+
+
+def _template(path: Path) -> str:
+    """Read before anything is trained. Raises ConfigError."""
+    from ostro.core.errors import ConfigError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"The model card {path} cannot be read: {error.strerror}.", param="card") from error
+
+
+def size(family: Family) -> dict[str, float]:
+    """Parameters, and bytes of the folder's weights."""
+    from ostro.models.ostro.model import UnifiedDecoder
+
+    files = (family.folder / "model").glob("*.safetensors")
+    parameters = sum(parameter.numel() for parameter in UnifiedDecoder(family.config).parameters())
+    return {"parameters": float(parameters), "bytes": float(sum(file.stat().st_size for file in files))}
 
 
 def measure(family: Family, count: int = EXAMPLES) -> dict[str, float]:

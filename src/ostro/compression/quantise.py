@@ -279,8 +279,15 @@ class _Run:
 
     def _write_extras(self) -> None:
         """Parts of the checkpoint that are no text model: they come along as they are."""
+        group: dict[str, torch.Tensor] = {}
+        layer = ""
         for binding, weight in self._filling.senses():
-            self._writer.write({self._names[_key(binding)]: weight})
+            # A shard a layer: one for every tensor would be hundreds of files.
+            if binding.target.split(".")[:4] != layer.split(".")[:4]:
+                self._writer.write(group)
+                group, layer = {}, binding.target
+            group[self._names[_key(binding)]] = weight
+        self._writer.write(group)
         for name in self._filling.extras():
             info = self._filling.checkpoint.info(name)
             assert info is not None
@@ -341,8 +348,13 @@ class _WholeRun(_Run):
             layer.quantise(kept)
             tensors |= found
             self._tell(len(model.layers) * (index + 1) // len(layers), target)
-        self._writer.write(tensors | self._vectors(""))
+        self._decoder = tensors | self._vectors("")
         return dense, loss(model, evaluation_NL)
+
+    def _write_extras(self) -> None:
+        """All in one shard."""
+        senses = {self._names[_key(binding)]: weight for binding, weight in self._filling.senses()}
+        self._writer.write(self._decoder | senses)
 
     def _layers(self) -> dict[str, Linear | Embedding]:
         found: dict[str, Linear | Embedding] = {}

@@ -1,5 +1,6 @@
 """A recipe and a data folder to a model that reads, sees, hears and follows series: encoders first, each by itself
-against captions; then they are held while the decoder learns with them; then all of it together."""
+against captions; then they are held while the decoder learns with them; then all of it together. A smaller model learns
+the same from it, and is rounded."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 
+from ostro.compression.quantise import Texts, quantise_folder
+from ostro.compression.recipe import Recipe as Rounding
 from ostro.core.errors import ConfigError
 from ostro.media.senses import Senses, read_senses
 from ostro.models.config import DecoderConfig
@@ -37,14 +40,24 @@ from ostro.training.senses.examples import texts_of
 from ostro.training.senses.photos import Photos, read_photos, split_photos
 from ostro.training.senses.tasks import Manner, Material, Tasks
 from ostro.training.tokenizer import train_tekken, write_tekken
-from ostro.training.unified import CAPTIONED, UnifiedLoss, UnifiedObjective, align_groups, joint_groups, level_losses
+from ostro.training.unified import (
+    CAPTIONED,
+    UnifiedLoss,
+    UnifiedObjective,
+    align_groups,
+    joint_groups,
+    level_losses,
+    run,
+)
 from ostro.weights.writer import save_checkpoint
 
 # Examples that the vocabulary is learnt from, beside all questions and the text.
 _VOCABULARY_EXAMPLES = 4000
+# Batches of examples that rounding is calibrated with.
+_EXERCISES = 16
 
 
-class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The decoder. widths: of the gate's levels, the last being intermediate_size; empty has no gate. adapter: channels
     of the modal adapters; 0 has none."""
 
@@ -64,7 +77,7 @@ class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedding: int = 0
 
 
-class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Files in the data folder; a sense whose file is not named is not trained. image_size: longest side of an image in
     pixels. audio: the `audio` section of tekken.json. customers: how questions of customers are changed."""
 
@@ -82,7 +95,7 @@ class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     follow_up: float = 0.25
 
 
-class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """tasks: how often each is drawn. encoder_rate: a factor on the encoders' rate, in the joint stage."""
 
     optimiser: OptimiserRecipe
@@ -91,9 +104,25 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoder_rate: float = 0.1
 
 
-class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EdgeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """encoders, shape, pretrain, align, joint, gate_target, card: as of the model that it learns from, whose vocabulary
+    and senses it shares. quantization: how it is rounded."""
+
+    name: str
+    encoders: dict[str, dict[str, Any]]
+    shape: ShapeRecipe
+    pretrain: dict[str, PretrainRecipe]
+    align: StageRecipe
+    joint: StageRecipe
+    quantization: Rounding
+    gate_target: float = 0.38
+    card: str | None = None
+
+
+class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """encoders: as in config.json of a checkpoint, without placeholders. pretrain: by sense. gate_target: the share of
-    the full feed-forward compute that text may cost."""
+    the full feed-forward compute that text may cost. card: a template of the model card, beside the recipe, that the
+    figures are filled into. edge: a smaller model that learns from this one."""
 
     kind: Literal["family"]
     name: str
@@ -107,6 +136,8 @@ class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     joint: StageRecipe
     row_length: int = 256
     gate_target: float = 0.38
+    card: str | None = None
+    edge: EdgeRecipe | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +154,7 @@ class Family:
     digits: DigitSplit | None
     config: OstroConfig
     fingerprint: str
+    teacher: UnifiedDecoder | None = None
 
     def tasks(self, shares: Mapping[str, float], manner: Manner, seed: int = 0) -> Tasks:
         material = self.train if manner.training else self.validation
@@ -136,9 +168,28 @@ class Family:
 FamilyWatch = Callable[[str, int, int, dict[str, float]], None]
 
 
-def run_family(recipe: FamilyRecipe, data: Path, out: Path, *, watch: FamilyWatch) -> tuple[Family, GateReport | None]:
-    """Train, or go on training, and write the checkpoint into `out / "model"`. Raises TrainingError, ConfigError."""
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint that was written into `family.folder / "model"`; what its gate was calibrated to."""
+
+    family: Family
+    gate: GateReport | None
+
+
+def run_family(recipe: FamilyRecipe, data: Path, out: Path, *, watch: FamilyWatch) -> list[Trained]:
+    """Train, or go on training: the checkpoint in `out / "model"`, and where the recipe has one the smaller model that
+    learns from it, in `out / "edge" / "model"`. Raises TrainingError, ConfigError."""
     family = prepare(recipe, data, out)
+    model = _train(family, watch)
+    trained = [Trained(family, finish(family, model))]
+    if recipe.edge is not None:
+        smaller = edge_of(family, recipe.edge, model)
+        trained.append(Trained(smaller, finish(smaller, _train(smaller, watch), recipe.edge.quantization)))
+    return trained
+
+
+def _train(family: Family, watch: FamilyWatch) -> UnifiedDecoder:
+    recipe = family.recipe
     encoders = {sense: _encoder(family, sense, watch) for sense in recipe.encoders}
     model = UnifiedDecoder(family.config)
     initialise_unified(model, recipe.seed)
@@ -152,8 +203,38 @@ def run_family(recipe: FamilyRecipe, data: Path, out: Path, *, watch: FamilyWatc
     decay = recipe.align.optimiser.weight_decay
     model = _stage(family, "align", recipe.align, model, align_groups(model, decay), watch)
     joint = joint_groups(model, recipe.joint.optimiser.weight_decay, recipe.joint.encoder_rate)
-    model = _stage(family, "joint", recipe.joint, model, joint, watch)
-    return family, finish(family, model)
+    return _stage(family, "joint", recipe.joint, model, joint, watch)
+
+
+def edge_of(family: Family, edge: EdgeRecipe, teacher: UnifiedDecoder) -> Family:
+    """What the smaller model's run is made of: the same data and vocabulary. Raises ConfigError."""
+    shared = {name: getattr(edge, name) for name in _SHARED}
+    recipe = msgspec.structs.replace(family.recipe, edge=None, **shared)
+    stems = _stems(recipe, {})
+    for stem, other in zip(stems, _stems(family.recipe, {}), strict=False):
+        if (stem.modality, stem.side) != (other.modality, other.side):
+            raise ConfigError(
+                f"The encoder '{stem.modality}' of {edge.name} has tokens of {stem.side} elements; that of "
+                f"{family.recipe.name}, from which it learns, has the sense '{other.modality}' with {other.side}.",
+                param="encoders",
+            )
+    if len(stems) != len(family.recipe.encoders):
+        raise ConfigError(f"{edge.name} must have the senses of {family.recipe.name}.", param="encoders")
+    folder = family.folder / "edge"
+    folder.mkdir(exist_ok=True)
+    (folder / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
+    digest = hashlib.sha256(family.fingerprint.encode() + msgspec.json.encode(msgspec.structs.replace(edge, card=None)))
+    return dataclasses.replace(
+        family,
+        recipe=recipe,
+        folder=folder,
+        config=_config(recipe, family.tokenizer, family.train),
+        fingerprint=digest.hexdigest(),
+        teacher=teacher.requires_grad_(False).eval(),
+    )
+
+
+_SHARED = ("name", "encoders", "shape", "pretrain", "align", "joint", "gate_target", "card")
 
 
 def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
@@ -185,14 +266,15 @@ def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
     train, validation = material(0), material(1)
     tokenizer = _tokenizer(recipe, out, train, train_text, split.train)
     config = _config(recipe, tokenizer, train)
-    digest = hashlib.sha256(msgspec.json.encode(recipe))
+    # Defaults are left out, so that what a later version adds and a recipe does not use ends no run.
+    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(recipe, card=None, edge=None)))
     for question in questions:
         digest.update(f"{question.text}\t{question.label}\n".encode())
     return Family(recipe, out, tokenizer, senses, train, validation, photos, digits, config, digest.hexdigest())
 
 
-def finish(family: Family, model: UnifiedDecoder) -> GateReport | None:
-    """Calibrate the gate on text that training has not seen, and write the checkpoint in bfloat16."""
+def finish(family: Family, model: UnifiedDecoder, quantization: Rounding | None = None) -> GateReport | None:
+    """Calibrate the gate on text that training has not seen, and write the checkpoint: in bfloat16, or rounded."""
     report = None
     if family.config.gate is not None:
         report = _calibrate(family, model)
@@ -200,12 +282,37 @@ def finish(family: Family, model: UnifiedDecoder) -> GateReport | None:
         calibrated = UnifiedDecoder(dataclasses.replace(family.config, gate=gate))
         calibrated.load_state_dict(model.state_dict())
         model = calibrated
-    folder = family.folder / "model"
+    folder = family.folder / ("model" if quantization is None else "dense")
     save_checkpoint(model, folder, dtype=torch.bfloat16)
     (folder / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
+    if quantization is not None:
+        quantise_folder(folder, family.folder / "model", quantization, _calibration(family), force=True)
     if report is not None:
         (family.folder / "gate.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     return report
+
+
+def _calibration(family: Family) -> Texts:
+    """Plays as text; and examples of all tasks, as training has them, through every layer and head."""
+    length = family.recipe.row_length
+    encode = family.tokenizer.encode
+
+    def rows(text: str, count: int) -> torch.Tensor:
+        ids = torch.tensor(encode(text[: 8 * count * length]))
+        return ids[: len(ids) // length * length].view(-1, length)[:count]
+
+    tasks, batcher = family.tasks(family.recipe.joint.tasks, Manner(training=True), seed=4), family.batcher()
+
+    def exercise(model: Decoder) -> None:
+        assert isinstance(model, UnifiedDecoder)
+        for step in range(_EXERCISES):
+            batch = batcher.batch(tasks.examples(step, 48))
+            ends_ND = run(model, batch, None)[batch.ends_N]
+            model.label_logits(ends_ND)
+            if model.embedding_head is not None:
+                model.embedding_head(ends_ND)
+
+    return Texts(rows(family.train.text, 16), rows(family.validation.text, 16), exercise)
 
 
 def initialise_unified(model: UnifiedDecoder, seed: int) -> None:
@@ -243,6 +350,8 @@ def _encoder(family: Family, sense: str, watch: FamilyWatch) -> dict[str, torch.
         seed=family.recipe.seed,
         folder=family.folder / f"state-{sense}",
         fingerprint=family.fingerprint,
+        teacher=None if family.teacher is None else family.teacher.encoder(sense),
+        taught=0 if family.teacher is None else family.teacher.config.hidden_size,
     )
     trainer.resume()
     trained = trainer.run(_recorder(family, f"{sense} encoder", recipe.steps, watch))
@@ -271,6 +380,7 @@ def _stage(
         family.batcher(),
         dropout=stage.optimiser.dropout,
         label_smoothing=stage.optimiser.label_smoothing,
+        teacher=family.teacher,
     )
     trainer = Trainer(
         model,
@@ -318,6 +428,7 @@ def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
 
 def _recorder(family: Family, stage: str, steps: int, watch: FamilyWatch) -> Watch:
     log = family.folder / f"log-{stage.replace(' ', '-')}.jsonl"
+    stage = stage if family.teacher is None else f"edge {stage}"
 
     def record(step: int, figures: dict[str, float]) -> None:
         append_log(log, step, figures)

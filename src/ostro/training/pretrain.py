@@ -22,10 +22,11 @@ from ostro.training.senses.contrast import ContrastiveLoss
 Watch = Callable[[int, dict[str, float]], None]
 
 
-class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Muon on matrices and kernels, AdamW on the rest; the rates rise over `warmup` of the steps and fall to zero.
 
-    batch: pairs of a step. temperature: of InfoNCE. ema: decay of the averaged weights that are kept. precision: bf16
+    batch: pairs of a step. temperature: of InfoNCE. imitation: weight of being near to what a teacher makes of the same
+    input, where there is a teacher. ema: decay of the averaged weights that are kept. precision: bf16
     runs products in bfloat16 (autocast).
     """
 
@@ -38,6 +39,7 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     momentum: float = 0.9
     warmup: float = 0.1
     temperature: float = 0.1
+    imitation: float = 2.0
     width: int = 128
     ema: float = 0.999
     precision: str = "bf16"
@@ -68,32 +70,37 @@ class CaptionTower(nn.Module):
 class Towers(nn.Module):
     """An encoder and its captions, with a projection into the space where they meet."""
 
-    def __init__(self, encoder: Encoder, pairs: Pairs, hidden_size: int, width: int) -> None:
+    def __init__(self, encoder: Encoder, pairs: Pairs, hidden_size: int, width: int, taught: int = 0) -> None:
+        """taught: channels of a teacher's rows."""
         super().__init__()
         self.encoder = encoder
         texts = [template.format(label) for label in pairs.labels for template in pairs.captions]
         self.captions = CaptionTower(texts, width)
         self.projection = nn.Linear(hidden_size, width, bias=False)
+        self.imitation = nn.Linear(hidden_size, taught, bias=False) if taught else None
 
     def inputs(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """[B, width]: means over the rows that the encoder makes."""
-        rows = finished(self.encoder.encode(inputs))
-        pooled_BD = torch.stack([one.mean(0) for one in rows])
-        out: torch.Tensor = self.projection(pooled_BD)
+        return self.pooled(finished(self.encoder.encode(inputs)))
+
+    def pooled(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        out: torch.Tensor = self.projection(torch.stack([one.mean(0) for one in rows]))
         return out
 
 
 class Pretrainer:
-    """Deterministic, resumable: a step's batch is a function of (seed, step)."""
+    """Deterministic, resumable: a step's batch is a function of (seed, step). teacher: an encoder of the same sense and
+    as many rows, of `taught` channels."""
 
     def __init__(
         self, encoder: StemEncoder, pairs: Pairs, recipe: PretrainRecipe, *, hidden_size: int, seed: int, folder: Path,
-        fingerprint: str,
+        fingerprint: str, teacher: Encoder | None = None, taught: int = 0,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         initialise_encoder(encoder)
         encoder.normalise()
-        self.towers = Towers(encoder, pairs, hidden_size, recipe.width)
+        self._teacher = teacher if recipe.imitation else None
+        self.towers = Towers(encoder, pairs, hidden_size, recipe.width, 0 if self._teacher is None else taught)
         self.average = copy.deepcopy(self.towers).requires_grad_(False).eval()
         self.step = 0
         self._pairs, self._recipe, self._seed = pairs, recipe, seed
@@ -150,9 +157,11 @@ class Pretrainer:
         drawn = np.random.default_rng([self._seed, self.step, 1]).integers(0, templates, len(labels)).tolist()
         self.towers.train()
         with unhurried(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            seen_BE = self.towers.inputs(inputs)
+            rows = finished(self.towers.encoder.encode(inputs))
+            seen_BE = self.towers.pooled(rows)
             said_BE = self.towers.captions([label * templates + k for label, k in zip(labels, drawn, strict=True)])
-        loss = self._loss(seen_BE.float(), said_BE.float(), labels)
+            distance = self._distance(torch.cat(rows), inputs)
+        loss = self._loss(seen_BE.float(), said_BE.float(), labels) + recipe.imitation * distance
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -160,7 +169,16 @@ class Pretrainer:
             optimiser.step()
         self.step += 1
         self._update_average()
-        return {"loss": loss.item(), "rate": recipe.matrix_rate * factor}
+        taught = {} if self._teacher is None else {"imitation": distance.item()}
+        return {"loss": loss.item(), "rate": recipe.matrix_rate * factor, **taught}
+
+    def _distance(self, rows_ND: torch.Tensor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """1 - cosine of each row and what the teacher has in its place, on average; 0 without a teacher."""
+        if self._teacher is None or self.towers.imitation is None:
+            return rows_ND.new_zeros(())
+        with torch.no_grad():
+            taught_NE = torch.cat(finished(self._teacher.encode(inputs)))
+        return 1 - F.cosine_similarity(self.towers.imitation(rows_ND).float(), taught_NE.float()).mean()
 
     def _update_average(self) -> None:
         # Short memory at first, so that the random start is forgotten.

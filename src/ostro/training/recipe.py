@@ -72,7 +72,7 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     typos: float = 0.0
 
 
-class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """AdamW with warm-up and a cosine, over `steps` batches of about `tokens` tokens.
 
     question_loss: weight of a question's own tokens, against 1 for its answer. ema: decay of the averaged weights

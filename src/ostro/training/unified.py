@@ -4,6 +4,7 @@ channels."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 import torch
@@ -24,10 +25,11 @@ GATE_EVERY = 4
 CAPTIONED = ("photo", "scene", "digit", "series")
 
 
-class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """examples: of a step, of all tasks. labels, contrast, gate: weights of their losses beside the next token's, which
     has 1; 0 leaves one out. pairs: of the contrastive loss, a step. temperature: of InfoNCE. whole: share of steps in
-    which every token runs all channels; in the others each text token runs a level by chance."""
+    which every token runs all channels; in the others each text token runs a level by chance. distil: share of a
+    teacher's distribution in the targets of text and labels, where there is a teacher (Hinton et al. 2015)."""
 
     examples: int = 48
     labels: float = 0.3
@@ -36,10 +38,20 @@ class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pairs: int = 32
     temperature: float = 0.1
     whole: float = 0.5
+    distil: float = 0.5
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher says of a batch: logits of the counted tokens, and by group those of the labels."""
+
+    text_NV: torch.Tensor
+    labels: list[torch.Tensor]
 
 
 class UnifiedLoss:
-    """The objective of a step, a function of the step. captioned: where the pairs of the contrastive loss come from."""
+    """The objective of a step, a function of the step. captioned: where the pairs of the contrastive loss come from.
+    teacher: a model of the same vocabulary, senses and labels."""
 
     def __init__(
         self,
@@ -50,11 +62,13 @@ class UnifiedLoss:
         *,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        teacher: UnifiedDecoder | None = None,
     ) -> None:
         self._recipe = recipe
         self._tasks, self._captioned, self._batcher = tasks, captioned, batcher
         self._dropout, self._smoothing = dropout, label_smoothing
         self._contrast = ContrastiveLoss(recipe.temperature)
+        self._teacher = teacher if recipe.distil else None
 
     def __call__(self, model: Decoder, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         assert isinstance(model, UnifiedDecoder)
@@ -63,11 +77,12 @@ class UnifiedLoss:
         levels_T = self._levels(model, batch, step)
         scores: list[torch.Tensor] = []
         hidden_TD = run(model, batch, levels_T, dropout=self._dropout, scores=scores)
-        losses = {"text": self._text(model, batch, hidden_TD)}
+        taught = None if self._teacher is None else _teach(self._teacher, batch)
+        losses = {"text": self._text(model, batch, hidden_TD, taught)}
         if recipe.gate and scores and step % GATE_EVERY == 0:
             losses["gate"] = self._gate(model, batch, scores[0])
         if recipe.labels and model.label_head is not None:
-            losses["labels"] = self._labels(model, batch, hidden_TD)
+            losses["labels"] = self._labels(model, batch, hidden_TD, taught)
         if recipe.contrast and self._captioned is not None and model.embedding_head is not None:
             losses["contrast"] = self._pairs(model, step)
         weights = {"text": 1.0, "labels": recipe.labels, "contrast": recipe.contrast, "gate": recipe.gate}
@@ -85,7 +100,9 @@ class UnifiedLoss:
         del step  # its randomness is seeded by whoever runs it
         return torch.where((batch.modalities_T == TEXT) & (not whole), drawn_T, top)
 
-    def _text(self, model: UnifiedDecoder, batch: SenseBatch, hidden_TD: torch.Tensor) -> torch.Tensor:
+    def _text(
+        self, model: UnifiedDecoder, batch: SenseBatch, hidden_TD: torch.Tensor, taught: Taught | None
+    ) -> torch.Tensor:
         counted_N = batch.weights_T.nonzero()[:, 0]
         if not len(counted_N):
             raise TrainingError("A batch has no target: its loss mask is all zero. Check that the tasks have answers.")
@@ -93,6 +110,8 @@ class UnifiedLoss:
         losses_N = F.cross_entropy(
             logits_NV, batch.targets_T[counted_N], reduction="none", label_smoothing=self._smoothing
         )
+        if taught is not None:
+            losses_N = torch.lerp(losses_N, _towards(taught.text_NV, logits_NV), self._recipe.distil)
         weights_N = batch.weights_T[counted_N]
         return (losses_N * weights_N).sum() / weights_N.sum()
 
@@ -103,14 +122,21 @@ class UnifiedLoss:
         gains_NL = losses_NL[:, :-1] - losses_NL[:, 1:]
         return F.smooth_l1_loss(scores_TL[counted_N], gains_NL)
 
-    def _labels(self, model: UnifiedDecoder, batch: SenseBatch, hidden_TD: torch.Tensor) -> torch.Tensor:
+    def _labels(
+        self, model: UnifiedDecoder, batch: SenseBatch, hidden_TD: torch.Tensor, taught: Taught | None
+    ) -> torch.Tensor:
         """Mean over the groups of what each prompt is known to hold, or not to."""
         found = []
         groups = model.label_logits(hidden_TD[batch.ends_N])
-        for group, logits_NL in zip(model.unified.labels, groups, strict=True):
+        for index, (group, logits_NL) in enumerate(zip(model.unified.labels, groups, strict=True)):
             targets_N = batch.labels[group.name]
-            if (targets_N != IGNORED).any():
-                found.append(F.cross_entropy(logits_NL.float(), targets_N, ignore_index=IGNORED))
+            known_N = targets_N != IGNORED
+            if known_N.any():
+                loss = F.cross_entropy(logits_NL.float(), targets_N, ignore_index=IGNORED)
+                if taught is not None:
+                    soft = _towards(taught.labels[index][known_N], logits_NL[known_N].float()).mean()
+                    loss = torch.lerp(loss, soft, self._recipe.distil)
+                found.append(loss)
         return torch.stack(found).mean() if found else hidden_TD.new_zeros(())
 
     def _pairs(self, model: UnifiedDecoder, step: int) -> torch.Tensor:
@@ -120,6 +146,21 @@ class UnifiedLoss:
         vectors = [model.embedding_head(run(model, one, None)[one.ends_N]) for one in (sensed, said)]
         loss: torch.Tensor = self._contrast(*vectors, captions)
         return loss
+
+
+@torch.no_grad()
+def _teach(teacher: UnifiedDecoder, batch: SenseBatch) -> Taught:
+    """With all channels."""
+    gate = teacher.unified.gate
+    top_T = None if gate is None else torch.full_like(batch.modalities_T, len(gate.widths) - 1)
+    hidden_TD = run(teacher, batch, top_T)
+    text_NV = teacher.logits(hidden_TD[batch.weights_T.nonzero()[:, 0]]).float()
+    return Taught(text_NV, [logits.float() for logits in teacher.label_logits(hidden_TD[batch.ends_N])])
+
+
+def _towards(taught_NC: torch.Tensor, logits_NC: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy [N] with the teacher's distribution as the target."""
+    return -(taught_NC.softmax(1) * logits_NC.log_softmax(1)).sum(1)
 
 
 def run(
