@@ -20,7 +20,6 @@ from typing import Any
 from benchmarks.gguf_shapes import write_gguf
 from benchmarks.report import machine
 from ostro import LLM, SamplingParams
-from ostro.core.paths import embedded_models
 from ostro.weights.loader import load_model
 
 SEQUENCES, LENGTH = 96, 500
@@ -60,10 +59,11 @@ def compare(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="what `ostro train recipes/ostro-text.yaml` wrote")
     parser.add_argument("--json", action="store_true", help="print only the last line, one JSON object")
     parser.add_argument("--peer-python", default="python3", help="an interpreter that has llama-cpp-python")
     args = parser.parse_args()
-    folder = embedded_models()["ostro-nano"]
+    folder = args.model
     dense = LLM(folder, dtype="float32", prefix_caching=False)
     said = dense.generate(
         ["ROMEO:"] * SEQUENCES,

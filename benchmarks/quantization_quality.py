@@ -22,7 +22,6 @@ from ostro.compression import text
 from ostro.compression.per_tensor import per_tensor
 from ostro.compression.quantise import Texts, quantise_folder
 from ostro.compression.recipe import METHODS, Recipe, Rule
-from ostro.core.paths import embedded_models
 from ostro.models.layers.decoder import Decoder, Embedding
 from ostro.models.layers.linear import Linear
 from ostro.training.evaluate import intent_accuracy, text_loss
@@ -80,13 +79,14 @@ def calibration(prepared: Prepared) -> torch.Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data files of the recipe")
+    parser.add_argument("--model", type=Path, required=True, help="what `ostro train recipes/ostro-text.yaml` wrote")
     parser.add_argument("--json", action="store_true", help="print only the last line, one JSON object")
     args = parser.parse_args()
-    folder = embedded_models()["ostro-nano"]
+    folder = args.model
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copyfile(folder / "tekken.json", Path(scratch) / "tekken.json")
-        prepared = prepare(load_recipe(Path("recipes/ostro-nano.yaml")), args.data, Path(scratch))
+        prepared = prepare(load_recipe(Path("recipes/ostro-text.yaml")), args.data, Path(scratch))
         rows_NL = calibration(prepared)
 
         def measure(name: str, model: Decoder, bits: float, error: float = 0.0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -120,8 +119,34 @@ def test_shipped_recipes_load() -> None:
         assert convert(values, kind, path).name == path.stem
 
 
-def test_the_card_has_a_place_for_every_figure(data: Path) -> None:
-    card = (Path(__file__).parents[2] / "recipes" / "ostro-nano-card.md").read_text()
-    filled = card.format(validation_questions=10, intent_accuracy=0.5, intent_accuracy_fifth_turn=0.5, text_loss=1.0)
-    assert "50.0%" in filled
-    assert json.dumps("{") not in filled
+RECIPES = Path(__file__).parents[2] / "recipes"
+TASKS = ("photo", "scene", "digit", "transcription", "same", "series", "intent")
+LABELLED = [f"{task}_label" for task in ("photo", "digit", "intent")]
+GATED = [f"gate_{name}" for name in ("share", "correlation", "loss", "fixed_loss", "whole_loss")]
+FIGURES = [*TASKS, *LABELLED, *(f"{name}_new_words" for name in (*TASKS, *LABELLED)), *GATED, "parameters", "bytes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("ostro-text-card.md", ["validation_questions", "intent_accuracy", "intent_accuracy_fifth_turn", "text_loss"]),
+        ("ostro-nano-card.md", FIGURES),
+        ("ostro-nano-edge-card.md", [*FIGURES, *(f"edge_{name}" for name in FIGURES)]),
+    ],
+)
+def test_cards_have_places_for_figures_that_there_are(name: str, figures: list[str]) -> None:
+    card = (RECIPES / name).read_text()
+    assert "{" not in card.format(**dict.fromkeys(figures, 0.5))
+    assert "50.0%" in card.format(**dict.fromkeys(figures, 0.5))
+
+
+def test_shipped_family_recipes_have_cards() -> None:
+    for path in sorted(RECIPES.glob("*.yaml")):
+        values = read_yaml(path)
+        assert isinstance(values, dict)
+        if values.get("kind") == "family":
+            recipe = convert(values, FamilyRecipe, path)
+            assert recipe.card is not None
+            assert recipe.edge is not None
+            assert recipe.edge.card is not None
+            assert all((RECIPES / card).is_file() for card in (recipe.card, recipe.edge.card))

@@ -107,14 +107,15 @@ class _Run:
         self._writer.finish()
         finish_quantised(filling.folder, model.config, self._packed, self._out)
         self._run_again(evaluation_NL, quantised)
-        weights, taken = model_size(self._matrices, self._writer)
+        weights = sum(math.prod(matrix.shape) for matrix in self._matrices)
+        bits = sum(math.prod(matrix.shape) * matrix.bits_per_weight for matrix in self._matrices)
         report = Report(
             model=filling.folder.path.name,
             recipe=self._recipe,
             error_of="outputs" if calibrated else "weights",
             weights=weights,
-            stored_bytes=taken,
-            bits_per_weight=8 * taken / weights,
+            stored_bytes=self._writer.size,
+            bits_per_weight=bits / weights,
             perplexity=Perplexity(
                 before=to_perplexity(dense),
                 after=to_perplexity(quantised),
@@ -413,11 +414,6 @@ def quantise_matrix(
     if order_I is not None:
         return quantise_ordered(weight_OI, order_I, scheme, name=name, search=recipe.search, importance_I=importance_I)
     return round_to_nearest(weight_OI, scheme, name=name, search=recipe.search, importance_I=importance_I)
-
-
-def model_size(matrices: list[MatrixReport], writer: ShardWriter) -> tuple[int, int]:
-    """(weights of the matrices, bytes of all that is stored)."""
-    return sum(math.prod(matrix.shape) for matrix in matrices), writer.size
 
 
 def _key(binding: Binding) -> tuple[str, str]:
