@@ -373,3 +373,15 @@ def test_losses_by_level_are_those_of_one_level_for_all(
     assert losses.shape == (int((batch.weights_T > 0).sum()), 3)
     assert scores.shape == (len(losses), 2)
     assert not torch.allclose(losses[:, 0], losses[:, 2])
+
+
+def test_a_model_without_a_gate_has_one_level(data: Path, tmp_path: Path) -> None:
+    shape = {**RECIPE["shape"], "widths": [], "adapter": 0, "routing": False}
+    none = {sense: {**one, "steps": 0} for sense, one in RECIPE["pretrain"].items()}
+    (trained,) = run_family(recipe(shape=shape, pretrain=none), data, tmp_path, watch=silent)
+    assert trained.gate is None
+    row = json.loads((tmp_path / "log-joint.jsonl").read_text().splitlines()[-1])
+    assert row["validation_loss"] > 0
+    model = load_model(tmp_path / "model")
+    assert isinstance(model, UnifiedDecoder)
+    assert model.unified.gate is None

@@ -211,19 +211,20 @@ def level_losses(
     model: UnifiedDecoder, batches: Sequence[SenseBatch], rows_N: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For every counted token of batches of text: the loss of its target at each level, [N, levels], and the gate's
-    scores, [N, levels - 1]. What the gate is fitted to, and judged by."""
+    scores, [N, levels - 1]. What the gate is fitted to, and judged by. A model without one has one level."""
     gate = model.unified.gate
-    assert gate is not None
+    count = 1 if gate is None else len(gate.widths)
     losses, found = [], []
     for batch in batches:
         counted_N = batch.weights_T.nonzero()[:, 0] if rows_N is None else rows_N
         by_level = []
-        for level in range(len(gate.widths)):
-            levels_T = torch.where(batch.modalities_T == TEXT, level, len(gate.widths) - 1)
-            scores: list[torch.Tensor] = []
+        scores: list[torch.Tensor] = []
+        for level in range(count):
+            levels_T = torch.where(batch.modalities_T == TEXT, level, count - 1)
+            scores = []
             hidden_TD = run(model, batch, levels_T, scores=scores)
             logits_NV = model.logits(hidden_TD[counted_N]).float()
             by_level.append(F.cross_entropy(logits_NV, batch.targets_T[counted_N], reduction="none"))
         losses.append(torch.stack(by_level, 1))
-        found.append(scores[0][counted_N])
+        found.append(scores[0][counted_N] if scores else losses[-1].new_zeros(len(counted_N), 0))
     return torch.cat(losses), torch.cat(found)

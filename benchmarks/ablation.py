@@ -1,0 +1,137 @@
+"""What each part of the unified architecture gains: it is trained with the part and without, from scratch, by runs of
+one short recipe and several seeds, and asked validation examples by the engine that serves it.
+
+Runs have equal budgets: the same steps of the same batches. Without the contrastive stage its time goes to more steps
+of joint training, with the encoders at the full rate. Each run has a folder under --out, and one that is finished is
+not run again: a long measurement can be broken off. Takes about a quarter of an hour a run on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from benchmarks.report import machine
+from ostro.cli.train_family import measure, size
+from ostro.core.sampling import SamplingParams
+from ostro.engine.llm import LLM
+from ostro.training.family import Family, FamilyRecipe, run_family
+from ostro.training.judging import prompt_of
+from ostro.training.recipe import convert, read_yaml
+from ostro.training.senses.tasks import Manner
+
+RECIPE = Path(__file__).with_name("ablation.yaml")
+ROUNDS = 20
+SHOWN = ("photo_label", "scene", "digit_label", "same", "intent_label", "intent", "series")
+
+
+def _shape(recipe: FamilyRecipe, **changes: object) -> FamilyRecipe:
+    return msgspec.structs.replace(recipe, shape=msgspec.structs.replace(recipe.shape, **changes))
+
+
+def _no_contrast(recipe: FamilyRecipe) -> FamilyRecipe:
+    """No pre-training and no contrastive loss; the encoders learn with the decoder from the first step."""
+    pretrain = {sense: msgspec.structs.replace(one, steps=0) for sense, one in recipe.pretrain.items()}
+    joint, align = recipe.joint, recipe.align
+    steps = joint.optimiser.steps + align.optimiser.steps + NO_CONTRAST_STEPS
+    whole = msgspec.structs.replace(
+        joint,
+        encoder_rate=1.0,
+        optimiser=msgspec.structs.replace(align.optimiser, steps=steps),
+        objective=msgspec.structs.replace(joint.objective, contrast=0.0),
+    )
+    none = msgspec.structs.replace(align, optimiser=msgspec.structs.replace(align.optimiser, steps=0))
+    return msgspec.structs.replace(recipe, pretrain=pretrain, align=none, joint=whole)
+
+
+# Steps of joint training that take as long as the recipe's contrastive stage.
+NO_CONTRAST_STEPS = 300
+PARTS: dict[str, Callable[[FamilyRecipe], FamilyRecipe]] = {
+    "everything": lambda recipe: recipe,
+    "no adapters": lambda recipe: _shape(recipe, adapter=0),
+    "no routing": lambda recipe: _shape(recipe, routing=False),
+    "no gate": lambda recipe: _shape(recipe, widths=[]),
+    "no contrastive stage": _no_contrast,
+}
+
+
+def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path) -> dict[str, float]:
+    folder = out / f"{name.replace(' ', '-')}-{seed}"
+    kept = folder / "figures.json"
+    if kept.is_file():
+        found: dict[str, float] = json.loads(kept.read_text())
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    changed = msgspec.structs.replace(PARTS[name](recipe), seed=recipe.seed + seed)
+    (trained,) = run_family(changed, data, folder, watch=lambda *_: None)
+    figures = {"minutes": (time.monotonic() - started) / 60}
+    figures |= measure(trained.family) | size(trained.family) | per_request(trained.family)
+    if trained.gate is not None:
+        figures |= {"gate_share": trained.gate.share}
+    kept.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def per_request(family: Family) -> dict[str, float]:
+    """Median milliseconds of a request to the engine, for eight tokens, alone."""
+    llm = LLM(family.folder / "model", prefix_caching=False)
+    assert llm.tokenizer is not None
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    found = {}
+    for task in ("intent", "photo"):
+        examples = family.tasks({task: 1.0}, Manner(training=False), seed=9).examples(0, ROUNDS + 2)
+        taken = []
+        for example in examples:
+            prompt = prompt_of(llm.tokenizer, example)
+            started = time.perf_counter()
+            llm.generate([prompt], params)
+            taken.append(1000 * (time.perf_counter() - started))
+        found[f"ms_{task}"] = statistics.median(taken[2:])
+    return found
+
+
+def row(name: str, runs: list[dict[str, float]]) -> str:
+    """Means, and from the least to the most."""
+    cells = [name]
+    for figure in SHOWN:
+        values = [100 * run[figure] for run in runs]
+        cells.append(f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})")
+    cells.append(f"{runs[0]['parameters'] / 1e6:.2f} M")
+    cells += [f"{statistics.mean(run[figure] for run in runs):.1f}" for figure in ("ms_intent", "ms_photo", "minutes")]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data files of the recipe")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--json", action="store_true", help="print only the last line, one JSON object")
+    args = parser.parse_args()
+    recipe = convert(read_yaml(args.recipe), FamilyRecipe, args.recipe)
+    torch.manual_seed(0)
+    # Seeds outside: after one round there is a first answer to everything.
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in args.parts}
+    for seed in range(args.seeds):
+        for name in args.parts:
+            found[name].append(run(name, seed, recipe, args.data, args.out))
+    if not args.json:
+        print("| part | " + " | ".join([*SHOWN, "parameters", "ms a question", "ms a photo", "minutes"]) + " |")
+        print("| --- " * (len(SHOWN) + 5) + "|")
+        for name, runs in found.items():
+            print(row(name, runs))
+    print(json.dumps({"benchmark": "ablation", "runs": found, "machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()
