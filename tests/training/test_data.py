@@ -123,7 +123,15 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 TASKS = ("photo", "scene", "digit", "transcription", "same", "series", "intent")
 LABELLED = [f"{task}_label" for task in ("photo", "digit", "intent")]
 GATED = [f"gate_{name}" for name in ("share", "correlation", "loss", "fixed_loss", "whole_loss")]
-FIGURES = [*TASKS, *LABELLED, *(f"{name}_new_words" for name in (*TASKS, *LABELLED)), *GATED, "parameters", "bytes"]
+FIGURES = [
+    *TASKS,
+    *LABELLED,
+    *(f"{name}_new_words" for name in (*TASKS, *LABELLED)),
+    *GATED,
+    "parameters",
+    "bytes",
+    "saved_parameters",
+]
 
 
 @pytest.mark.parametrize(

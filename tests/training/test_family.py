@@ -209,6 +209,9 @@ def test_the_command_trains_and_measures(data: Path, tmp_path: Path) -> None:
     assert (folder / "README.md").read_text() == f"bytes: {size}, of {figures['bytes']:.0f}\n"
     assert figures["edge_parameters"] < figures["parameters"]
     assert 0 <= figures["edge_photo_new_words"] <= 1
+    # Attention 32 x (2 x 32 + 2 x 16) with its router, three matrices of 32 x 64, two norms; adapters of 8 channels.
+    layer = 32 * 96 + 32 * 2 * 4 + 3 * 32 * 64 + 2 * 32
+    assert figures["edge_saved_parameters"] == 3 * (layer - 2 * 32 * 8 - 32)
     smaller = load_model(folder)
     assert smaller.quantised
     assert isinstance(smaller, UnifiedDecoder)

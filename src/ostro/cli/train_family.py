@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ostro.training.family import Family, FamilyRecipe
 
 # Validation examples of a task that answers are judged on.
@@ -60,12 +62,21 @@ def _template(path: Path) -> str:
 
 
 def size(family: Family) -> dict[str, float]:
-    """Parameters, and bytes of the folder's weights."""
+    """Parameters, bytes of the folder's weights, and how many parameters more than the adapters there would be with a
+    tower of its own for each sense in the place of the layers before them."""
     from ostro.models.ostro.model import UnifiedDecoder
 
     files = (family.folder / "model").glob("*.safetensors")
-    parameters = sum(parameter.numel() for parameter in UnifiedDecoder(family.config).parameters())
-    return {"parameters": float(parameters), "bytes": float(sum(file.stat().st_size for file in files))}
+    model = UnifiedDecoder(family.config)
+    found = {"parameters": _count(model), "bytes": float(sum(file.stat().st_size for file in files))}
+    if family.config.adapter is not None:
+        shared = sum(_count(layer) for layer in model.layers[: family.config.adapter.layer])
+        found["saved_parameters"] = len(family.config.encoders) * shared - _count(model.adapters)
+    return found
+
+
+def _count(module: nn.Module) -> float:
+    return float(sum(parameter.numel() for parameter in module.parameters()))
 
 
 def measure(family: Family, count: int = EXAMPLES) -> dict[str, float]:
