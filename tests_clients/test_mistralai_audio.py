@@ -23,7 +23,7 @@ RATE = 16_000
 def hearing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("hearing") / "ear"
     # Random models seldom end by themselves, and this client cannot ask for fewer tokens.
-    command = [PYTHON, ROOT / "tests" / "server" / "hearing.py", folder, "64"]
+    command = [PYTHON, ROOT / "tests" / "hearing.py", folder, "64"]
     written = subprocess.run(command, capture_output=True, text=True)
     assert written.returncode == 0, written.stderr
     with live_node(str(folder)) as node:

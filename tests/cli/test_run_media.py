@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Sequence
@@ -9,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from hearing import sound, write_hearing_model
 from ostro.cli import build_app
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
-from seeing import write_seeing_model
+from seeing import write_seeing_model, write_text_model
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +64,15 @@ def test_images_stand_before_what_is_asked(folder: Path, pictures: list[Path]) -
 
 
 def test_what_cannot_be_seen_is_refused(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
-    sound = tmp_path / "a.wav"
-    soundfile.write(sound, np.zeros(800, dtype=np.float32), 16_000)
+    heard = tmp_path / "a.wav"
+    heard.write_bytes(sound())
     broken = tmp_path / "b.png"
     broken.write_bytes(pictures[0].read_bytes()[:60])
     text = io.StringIO()
     for arguments, match in (
-        (("--audio", str(sound)), "takes text and images"),
+        (("--audio", str(heard)), "takes text and images"),
         (("--image", str(broken)), "damaged or cut short|no image"),
-        (("--image", str(sound)), "no image that can be read"),
+        (("--image", str(heard)), "no image that can be read"),
         (("--image", str(pictures[0]), "--raw"), "without --raw"),
     ):
         done = run(folder, "what is seen", *arguments)
@@ -80,5 +81,36 @@ def test_what_cannot_be_seen_is_refused(folder: Path, pictures: list[Path], tmp_
         said = str(done.exception) + done.output
         assert any(word in said for word in match.split("|")), said
     assert run(folder, "x", "--image", tmp_path / "none.png").exit_code == 2
-    seen = run("ostro-nano", "what is it", "--image", pictures[0])
-    assert "takes text only" in str(seen.exception) + seen.output
+
+
+def test_a_model_of_texts_takes_neither(pictures: list[Path], tmp_path: Path) -> None:
+    folder, heard = tmp_path / "texts", tmp_path / "a.wav"
+    write_text_model(folder)
+    heard.write_bytes(sound())
+    for option, path in (("--image", pictures[0]), ("--audio", heard)):
+        done = run(folder, "what is it", option, path)
+        assert isinstance(done.exception, InvalidRequestError)
+        assert "takes text only" in str(done.exception)
+
+
+def test_sounds_are_heard_in_their_order(tmp_path: Path) -> None:
+    folder = tmp_path / "ear"
+    write_hearing_model(folder)
+    paths = [tmp_path / "a.wav", tmp_path / "b + c.mp3"]
+    paths[0].write_bytes(sound("wav", seed=1))
+    paths[1].write_bytes(sound("mp3", seconds=2, rate=44_100, channels=2, seed=2))
+    done = run(folder, "what is said", "--audio", paths[0], "--audio", paths[1], "--json", "--max-tokens", "8")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    files = [base64.b64encode(path.read_bytes()).decode() for path in paths]
+    parts = [{"type": "input_audio", "input_audio": {"data": data}} for data in files]
+    llm = LLM(folder)
+
+    def said(*content: object) -> tuple[list[int], int]:
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": "what is said"}]}]
+        (output,) = llm.chat(messages, SamplingParams(temperature=0, max_tokens=8))
+        return output.token_ids, output.usage.prompt_tokens
+
+    expected = said(*parts)
+    assert (answer["token_ids"], answer["usage"]["prompt_tokens"]) == expected
+    assert said(*reversed(parts)) != expected, "the order matters"

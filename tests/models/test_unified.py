@@ -282,6 +282,46 @@ def test_routes_can_be_watched() -> None:
     assert (attention.watch[0] > 0).all()
 
 
+# Adapters
+
+
+def test_an_adapter_moves_the_rows_of_its_sense_behind_its_layer() -> None:
+    """Each row by itself: what its sense's adapter makes of the stream between two runs of layers without adapters."""
+    layer = 2
+    model = make(**WHOLE | {"gate": None, "adapter": AdapterConfig(layer, 8)})
+    ids, modalities = ids_of(40, 7), torch.arange(40) // 5 % 4
+    whole = run(model, ids, modalities)
+    adapters = {name: adapter.state_dict() for name, adapter in model.adapters.items()}
+    adapters = {name: {key: value.clone() for key, value in state.items()} for name, state in adapters.items()}
+    with torch.no_grad():
+        for adapter in model.adapters.values():
+            adapter.up.weight.zero_()  # type: ignore[union-attr, operator]
+    positions, context = torch.arange(40), DenseContext(modalities_T=modalities)
+    with torch.inference_mode():
+        stream = model(ids, positions, context, range(layer)).clone()
+        for index, modality in enumerate(modalities.tolist()):
+            if modality == 0:
+                continue
+            weights = adapters[MODALITIES[modality]]
+            x_D = stream[index]
+            normed_D = x_D / (x_D.square().mean() + 1e-5).sqrt() * weights["norm.weight"]
+            stream[index] = x_D + weights["up.weight"] @ F.silu(weights["down.weight"] @ normed_D)
+        slow = model.logits(model(stream, positions, context, range(layer, 4)))
+    torch.testing.assert_close(whole, slow, atol=1e-4, rtol=0)
+    assert not torch.allclose(whole, run(model, ids, modalities), atol=0.1), "adapters do something"
+
+
+def test_an_adapter_leaves_other_senses_alone() -> None:
+    model = make(**WHOLE)
+    ids, modalities = ids_of(40, 8), torch.tensor([0] * 10 + [1] * 20 + [0] * 10)
+    before = run(model, ids, modalities)
+    for name, same in (("audio", True), ("series", True), ("image", False)):
+        with torch.no_grad():
+            for parameter in model.adapters[name].parameters():
+                parameter.add_(torch.randn_like(parameter))
+        assert torch.equal(run(model, ids, modalities), before) is same, name
+
+
 # The engine
 
 
@@ -420,6 +460,107 @@ def test_quantised_on_load_it_still_answers(folder: Path) -> None:
     assert engine.runner._native is None, "its layers are not those of the native step"
     for one, events in zip(PROMPTS, drain(engine, PROMPTS), strict=True):
         assert sum(len(event.token_ids) for event in events) == 10, one
+
+
+def route(model: UnifiedDecoder, one: Prompt) -> None:
+    """Routers, layer by layer, that give text a large factor on images and images a small one on text, unlike in each
+    head; what others look at is left to chance."""
+    generator = torch.Generator().manual_seed(9)
+    modalities = senses_of(one)
+    for index, layer in enumerate(model.layers):
+        attention = layer.attention
+        assert isinstance(attention, RoutedAttention)
+        routes_TM = torch.randn(len(modalities), len(MODALITIES), generator=generator) * 0.2
+        routes_TM[modalities == MODALITIES.index("text"), MODALITIES.index("image")] = 1.0
+        routes_TM[modalities == MODALITIES.index("image"), MODALITIES.index("text")] = -1.0
+        routes_THM = routes_TM[:, None] * torch.tensor([0.2, 0.6, 1.0, 2.2])[:, None]
+        x_TD = attended(model, one)[index]
+        # Least squares, and small, so that no factor on another prompt is beyond what a float holds.
+        solved_DE = torch.linalg.solve(x_TD.T @ x_TD + torch.eye(64), x_TD.T @ routes_THM.flatten(1))
+        with torch.no_grad():
+            attention.router.weight.copy_(solved_DE.T)  # type: ignore[union-attr]
+
+
+def senses_of(one: Prompt) -> torch.Tensor:
+    modalities = torch.zeros(len(one.token_ids), dtype=torch.int64)
+    for span in one.spans:
+        modalities[span.start : span.stop] = MODALITIES.index(span.modality)
+    return modalities
+
+
+def attended(model: UnifiedDecoder, one: Prompt) -> list[torch.Tensor]:
+    """What each layer's attention reads in a dense pass over a prompt, [T, D]."""
+    seen: list[torch.Tensor] = []
+    hooks = [
+        layer.attention.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))  # type: ignore[union-attr]
+        for layer in model.layers
+    ]
+    reference(model, one, ())
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def slow_routing(model: UnifiedDecoder, one: Prompt, present: Sequence[str]) -> list[list[list[float]]]:
+    """[layer][looking][seen]: each row's factors on each sense, means over heads and over the rows that look."""
+    names = [MODALITIES[number] for number in senses_of(one).tolist()]
+    layers = []
+    for layer, x_TD in zip(model.layers, attended(model, one), strict=True):
+        weight_HMD = layer.attention.router.weight.view(4, len(MODALITIES), 64)  # type: ignore[union-attr, operator]
+        factors: dict[tuple[str, str], list[float]] = {}
+        for x_D, looking in zip(x_TD, names, strict=True):
+            for seen in present:
+                heads = [float((x_D @ weight_D).exp()) for weight_D in weight_HMD[:, MODALITIES.index(seen)]]
+                factors.setdefault((looking, seen), []).append(sum(heads) / 4)
+        layers.append([[sum(factors[a, b]) / len(factors[a, b]) for b in present] for a in present])
+    return layers
+
+
+@pytest.mark.parametrize("budget", [1024, 13])
+def test_routing_is_told_by_who_looks_and_what_is_seen(tmp_path: Path, budget: int) -> None:
+    """Beside another request, which the same steps read, and again with the prompt in the cache."""
+    one = prompt(7, image(0, 2, 3), 5, sound(1, 8), 4)
+    made = make(**WHOLE)
+    route(made, one)
+    save_checkpoint(made, tmp_path / "m", dtype=torch.float32)
+    engine = Engine.load(
+        EngineOptions(
+            model=str(tmp_path / "m"), block_size=4, kv_memory=4_000_000, max_batch_tokens=budget, max_num_seqs=8
+        )
+    )
+    model = engine.runner.model
+    assert isinstance(model, UnifiedDecoder)
+    expected = torch.tensor(slow_routing(model, one, ["text", "image", "audio"]))
+    for again in range(2):
+        for name, other, inspect in (("beside", PROMPTS[3], False), ("asked", one, True), ("text", prompt(9), True)):
+            engine.add(
+                EngineRequest(
+                    request_id=name,
+                    prompt_token_ids=other.token_ids,
+                    spans=other.spans,
+                    media=other.media,
+                    params=SamplingParams(temperature=0, max_tokens=3),
+                    seed=0,
+                    inspect=inspect,
+                )
+            )
+        events: dict[str, list[TokensEvent]] = {"beside": [], "asked": [], "text": []}
+        while engine.has_work:
+            for event in engine.step():
+                events[event.request_id].append(event)
+        routing = events["asked"][0].routing
+        assert routing is not None
+        assert routing.senses == ["text", "image", "audio"]
+        got = torch.tensor(routing.layers)
+        torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+        assert (got[:, 0, 1] > 3).all(), "text looks at images"
+        assert (got[:, 1, 0] < 0.5).all(), "images do not look at text"
+        alone = events["text"][0].routing
+        assert alone is not None
+        assert alone.senses == ["text"]
+        text = torch.tensor(slow_routing(model, prompt(9), ["text"]))
+        torch.testing.assert_close(torch.tensor(alone.layers), text, atol=1e-3, rtol=1e-3)
+        assert all(event.routing is None for event in events["beside"] + events["asked"][1:]), again
 
 
 # Checkpoints

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hearing import sound
 from nodes import Node
 from PIL import Image
 from real_nodes import VOCABULARY, served
 
+from hearing import sound
 from ostro import Client
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
+from ostro.media.audio import read_audio
+from ostro.media.image import read_image
 from ostro.models.config import DecoderConfig
 from ostro.models.ostro.config import AdapterConfig, OstroConfig
 from ostro.models.ostro.model import UnifiedDecoder
@@ -38,7 +40,8 @@ AUDIO_SECTION: dict[str, Any] = {
 }
 
 
-def write_sensing_model(folder: Path) -> None:
+def write_sensing_model(folder: Path, context: int = 512) -> None:
+    """context: in tokens."""
     torch.manual_seed(0)
     names = special_tokens()
     stems = (
@@ -57,13 +60,13 @@ def write_sensing_model(folder: Path) -> None:
         head_dim=16,
         rms_norm_eps=1e-5,
         rope_theta=1e4,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         windows=(0, 0),
         tie_word_embeddings=True,
     )
     fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     fields |= {"unrotated": 2, "encoders": stems}
-    model = UnifiedDecoder(OstroConfig(**fields, adapter=AdapterConfig(1, 8), routing=True))
+    model = UnifiedDecoder(OstroConfig(**fields, adapter=AdapterConfig(1, 8), routing=True, embedding=24))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -169,6 +172,30 @@ def test_infer_and_the_client_take_series(node: Node, llm: LLM) -> None:
         for wrong in ([], "1, 2", [1, "x"], [float("nan")], [[1, 2], [3]], 7):
             with pytest.raises(InvalidRequestError, match="list of finite numbers"):
                 client.infer({"series": wrong})
+
+
+def test_sounds_and_images_are_embedded_beside_texts(node: Node, llm: LLM) -> None:
+    short, named = {"audio": sound_part()["input_audio"]["data"]}, sound_part()
+    answer = node.http.post("/v1/embeddings", json={"input": ["a river", short, named, image_part()]})
+    assert answer.status_code == 200, answer.text
+    items = answer.json()["data"]
+    assert [item["index"] for item in items] == [0, 1, 2, 3]
+    vectors = np.array([item["embedding"] for item in items])
+    assert vectors.shape == (4, 24)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    # The same sound, whichever way it was written.
+    np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-5)
+    for other in (0, 3):
+        assert np.abs(vectors[1] - vectors[other]).max() > 0.05
+    assert llm.tokenizer is not None
+    prompts = [
+        llm.tokenizer.encode_media(read_audio(sound(), llm._senses.audio)),
+        llm.tokenizer.encode_media(read_image(base64.b64decode(picture()), llm._senses.image)),
+    ]
+    heard, seen = (len(prompt.token_ids) for prompt in prompts)
+    assert answer.json()["usage"]["prompt_tokens"] == len(llm.tokenizer.encode("a river")) + 2 * heard + seen
+    alone_ND = llm.embed(prompts)
+    np.testing.assert_allclose(vectors[[1, 3]], alone_ND, atol=1e-4)
 
 
 def test_what_a_model_senses_is_told(node: Node) -> None:

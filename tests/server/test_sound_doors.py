@@ -12,7 +12,6 @@ from urllib.parse import unquote_to_bytes
 
 import openai
 import pytest
-from hearing import CHUNK_TOKENS, FORMATS, sound, write_hearing_model
 from mistral_common.protocol.instruct.chunk import AudioChunk, AudioURLChunk, TextChunk
 from mistral_common.protocol.instruct.messages import UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
@@ -22,6 +21,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from nodes import Node
 from real_nodes import served
 
+from hearing import CHUNK_TOKENS, FORMATS, sound, write_hearing_model
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
@@ -365,6 +365,24 @@ def test_what_was_fetched_is_held_to_the_limit_of_its_kind(folder: Path) -> None
         with pytest.raises(InvalidRequestError, match=match) as raised:
             hear(data, declared, most)
         assert raised.value.param == "file_url"
+        assert (raised.value.status, raised.value.code) == (
+            (413, "audio_too_large") if declared is None else (400, "invalid_value")
+        )
+
+
+def test_a_sound_is_held_to_the_limit_however_it_is_sent(folder: Path) -> None:
+    """Of its bytes, not of the base64 around them."""
+    data, most = sound(), len(sound())
+    with served(folder, "--max-audio", f"{most}B") as node:
+        for name, (path, body) in shapes(data).items():
+            answer = node.http.post(path, json=body)
+            assert answer.status_code == 200, (name, answer.text)
+        for name, (path, body) in shapes(data + b"\0").items():
+            answer = node.http.post(path, json=body)
+            assert answer.status_code == 413, (name, answer.text)
+            error = answer.json()["error"]
+            assert error["code"] == "audio_too_large"
+            assert f"{error['param']}: the audio has {most + 1} bytes; up to {most}" in error["message"]
 
 
 @pytest.mark.parametrize("before", range(5))

@@ -17,11 +17,11 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from hearing import CHUNK_TOKENS, FORMATS, sound, tones, write_hearing_model
 from nodes import Node, until
 from pydantic_extra_types.language_code import _index_by_alpha2
 from real_nodes import served, write_tiny_model
 
+from hearing import CHUNK_TOKENS, FORMATS, sound, tones, write_hearing_model
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
 from ostro.media.audio import read_sound
@@ -164,6 +164,7 @@ def test_streams_are_openai_s(client: openai.OpenAI, expected: Callable[..., str
     whole = client.audio.transcriptions.create(**options)
     *deltas, done = client.audio.transcriptions.create(stream=True, **options)
     assert {event.type for event in deltas} == {"transcript.text.delta"}
+    assert len(deltas) > 1, "text comes while it is made"
     assert done.type == "transcript.text.done"
     assert "".join(event.delta for event in deltas) == done.text == whole.text == expected(data)
     assert done.usage is not None
@@ -211,6 +212,7 @@ def test_streams_are_mistral_s_for_who_asks_for_them_by_type(node: Node, expecte
     assert all(name == data["type"] for name, data in found)
     assert found[0][1]["audio_language"] == "de"
     assert "".join(data["text"] for _, data in found[1:-1]) == text
+    assert len(found) > 3, "text comes while it is made"
     done = found[-1][1]
     assert (done["text"], done["model"], done["language"]) == (text, "ear", "de")
     assert done["usage"]["prompt_audio_seconds"] == 1

@@ -15,6 +15,7 @@ from ostro.models import native, registry
 from ostro.models.config import DecoderConfig, QueryScaling
 from ostro.models.layers.decoder import Decoder
 from ostro.models.layers.rotary import Rotary
+from ostro.models.pixtral.config import PixtralConfig
 
 MISTRAL_7B = {
     "architectures": ["MistralForCausalLM"],
@@ -93,6 +94,56 @@ LARGE_SHAPE = {
     "use_cache": True,
     "vocab_size": 131072,
 }
+LLAMA = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 3072,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 1e8,
+    "sliding_window": None,
+    "use_cache": True,
+    "vocab_size": 131072,
+}
+VOXTRAL = {
+    "architectures": ["VoxtralForConditionalGeneration"],
+    "audio_config": {
+        "activation_dropout": 0.0,
+        "activation_function": "gelu",
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+        "head_dim": 64,
+        "hidden_size": 1280,
+        "initializer_range": 0.02,
+        "intermediate_size": 5120,
+        "layerdrop": 0.0,
+        "max_source_positions": 1500,
+        "model_type": "voxtral_encoder",
+        "num_attention_heads": 20,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 20,
+        "num_mel_bins": 128,
+        "scale_embedding": False,
+        "vocab_size": 51866,
+    },
+    "audio_token_id": 24,
+    "model_type": "voxtral",
+    "projector_hidden_act": "gelu",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.54.0.dev0",
+    "vocab_size": 131072,
+}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "Mistral-7B-v0.1": MISTRAL_7B,
     "Mistral-7B-v0.3": {**MISTRAL_7B, "rope_theta": 1e6, "sliding_window": None, "vocab_size": 32768},
@@ -152,6 +203,58 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "tie_word_embeddings": True,
         },
     },
+    # Taken to be Mistral Small 3.2's, as a later transformers writes it: with the dtype in every section.
+    "Magistral-Small-2509": {
+        **{key: value for key, value in MISTRAL3.items() if key != "torch_dtype"},
+        "dtype": "bfloat16",
+        "text_config": {**LARGE_SHAPE, "dtype": "bfloat16", "intermediate_size": 32768, "rope_theta": 1e9},
+        "transformers_version": "4.57.1",
+        "vision_config": {**VISION, "dtype": "bfloat16"},
+    },
+    # mistral-community/pixtral-12b: sizes that are the classes' defaults are left out.
+    "Pixtral-12B": {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "ignore_index": -100,
+        "image_seq_length": 1,
+        "image_token_index": 10,
+        "model_type": "llava",
+        "projector_hidden_act": "gelu",
+        "text_config": {
+            "head_dim": 128,
+            "hidden_size": 5120,
+            "intermediate_size": 14336,
+            "is_composition": True,
+            "max_position_embeddings": 1024000,
+            "model_type": "mistral",
+            "num_hidden_layers": 40,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-05,
+            "rope_theta": 1e9,
+            "sliding_window": None,
+            "vocab_size": 131072,
+        },
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.45.0.dev0",
+        "vision_config": {
+            "head_dim": 64,
+            "hidden_act": "silu",
+            "image_size": 1024,
+            "is_composition": True,
+            "model_type": "pixtral",
+            "patch_size": 16,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        },
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+    },
+    "Voxtral-Mini-3B": {**VOXTRAL, "hidden_size": 3072, "text_config": LLAMA},
+    # Mini's with the sizes of Mistral Small's decoder.
+    "Voxtral-Small-24B": {
+        **VOXTRAL,
+        "hidden_size": 5120,
+        "text_config": {**LLAMA, "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40},
+    },
 }
 # Windows, head_dim, theta, context, tied, and the number of parameters where it is published.
 FACTS: dict[str, tuple[tuple[int, ...], int, float, int, bool | None, int | None]] = {
@@ -162,6 +265,10 @@ FACTS: dict[str, tuple[tuple[int, ...], int, float, int, bool | None, int | None
     "Mistral-Small-3.2": ((0,) * 40, 128, 1e9, 131072, None, 24_011_361_280),
     "Ministral-3-8B": ((0,) * 34, 128, 1e6, 262144, False, None),
     "Ministral-3-3B": ((0,) * 26, 128, 1e6, 262144, True, None),
+    "Magistral-Small-2509": ((0,) * 40, 128, 1e9, 131072, None, 24_011_361_280),
+    "Pixtral-12B": ((0,) * 40, 128, 1e9, 1024000, None, 12_682_739_712),
+    "Voxtral-Mini-3B": ((0,) * 30, 128, 1e8, 131072, None, 4_676_271_104),
+    "Voxtral-Small-24B": ((0,) * 40, 128, 1e8, 131072, None, 24_261_800_960),
 }
 
 
@@ -217,11 +324,13 @@ def test_a_published_config_reads_as_the_reference_reads_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_rotary_frequencies_are_the_references(name: str) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
     from transformers.models.ministral.modeling_ministral import MinistralRotaryEmbedding
     from transformers.models.ministral3.modeling_ministral3 import Ministral3RotaryEmbedding
     from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 
     classes = {
+        "llama": LlamaRotaryEmbedding,
         "mistral": MistralRotaryEmbedding,
         "ministral": MinistralRotaryEmbedding,
         "ministral3": Ministral3RotaryEmbedding,
@@ -369,6 +478,33 @@ def test_an_unknown_key_of_the_outer_config_is_refused() -> None:
         parse({**PUBLISHED["Mistral-Small-3.2"], "audio_config": {}})
 
 
+def test_features_are_those_of_all_patches() -> None:
+    for name in ("Mistral-Small-3.2", "Pixtral-12B"):
+        values = {**PUBLISHED[name], "vision_feature_select_strategy": "full"}
+        assert parse(values) == parse(PUBLISHED[name])
+        with pytest.raises(ConfigError, match="vision_feature_select_strategy"):
+            parse({**values, "vision_feature_select_strategy": "default"})
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size"])
+def test_an_echo_of_the_decoder_must_be_one(key: str) -> None:
+    values = dict(PUBLISHED["Voxtral-Small-24B"])
+    expected = parse(values)
+    assert parse({**values, key: None}) == expected
+    for wrong in (values[key] + 1, [values[key]], "5120"):
+        with pytest.raises(ConfigError, match=f"{key} is .* text_config has") as caught:
+            parse({**values, key: wrong})
+        assert caught.value.param == key
+
+
+def test_an_unknown_key_of_an_encoder_is_refused() -> None:
+    for name, section in (("Pixtral-12B", "vision_config"), ("Voxtral-Small-24B", "audio_config")):
+        values = copy.deepcopy(PUBLISHED[name])
+        values[section]["sliding_window_pattern"] = 2
+        with pytest.raises(ConfigError, match=f"{section}.*sliding_window_pattern"):
+            parse(values)
+
+
 def test_an_unknown_rope_key_is_refused() -> None:
     with pytest.raises(ConfigError, match="short_factor"):
         parse({**MISTRAL_7B, "rope_scaling": {**YARN, "short_factor": [1.0]}})
@@ -495,6 +631,63 @@ MINISTRAL_3_PARAMS = {
         "adapter_bias": False,
     },
 }
+# Of Pixtral Large, the first to name its placeholders and to have no biases in its projector.
+PIXTRAL_LARGE_PARAMS = {
+    "dim": 12288,
+    "n_layers": 88,
+    "head_dim": 128,
+    "hidden_dim": 28672,
+    "n_heads": 96,
+    "n_kv_heads": 8,
+    "rope_theta": 1e9,
+    "norm_eps": 1e-05,
+    "vocab_size": 32768,
+    "vision_encoder": {
+        "hidden_size": 1408,
+        "num_channels": 3,
+        "image_size": 1024,
+        "patch_size": 16,
+        "rope_theta": 10000.0,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 16,
+        "image_token_id": 10,
+        "image_break_token_id": 14,
+        "image_end_token_id": 15,
+        "adapter_bias": False,
+    },
+}
+
+
+def test_params_of_pixtral_large() -> None:
+    config = native.parse(PIXTRAL_LARGE_PARAMS)
+    assert config.windows == (0,) * 88
+    assert (config.head_dim, config.rope_theta, config.num_kv_heads) == (128, 1e9, 8)
+    assert config.encoders == (
+        PixtralConfig(
+            hidden_size=1408,
+            intermediate_size=6144,
+            num_layers=40,
+            num_heads=16,
+            patch_size=16,
+            image_size=1024,
+            merge=1,
+            projector_bias=False,
+            projector_norm=False,
+        ),
+    )
+
+
+def test_pixtral_is_the_same_in_both_formats() -> None:
+    (hf,) = parse(PUBLISHED["Pixtral-12B"]).encoders
+    vision = {
+        **PIXTRAL_LARGE_PARAMS["vision_encoder"],  # type: ignore[dict-item]
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+    }
+    del vision["adapter_bias"]
+    assert native.parse({**PIXTRAL_LARGE_PARAMS, "vision_encoder": vision}).encoders == (hf,)
 
 
 def test_params_of_the_first_model() -> None:

@@ -67,9 +67,7 @@ def serve(
     max_upload: str | None = typer.Option(
         None, help="Most bytes of an uploaded file, such as 512MiB, which is the default."
     ),
-    max_audio: str | None = typer.Option(
-        None, help="Most bytes of a sound to transcribe, such as 25MiB, which is the default."
-    ),
+    max_audio: str | None = typer.Option(None, help="Most bytes of a sound, such as 25MiB, which is the default."),
     allow_media_from: list[str] | None = typer.Option(
         None,
         metavar="HOST",

@@ -40,11 +40,26 @@ def train_family(values: dict[str, object], recipe: Path, data: Path, out: Path)
             found |= {"gate_share": report.share, "gate_correlation": report.correlation, "gate_loss": report.loss}
             found |= {"gate_fixed_loss": report.fixed_loss, "gate_whole_loss": report.whole_loss}
         figures |= {mark + name: value for name, value in found.items()}
+    # First what cost hours.
+    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for one, card in zip(trained, cards, strict=False):
         if card is not None:
-            (one.family.folder / "model" / "README.md").write_text(card.format(**figures), encoding="utf-8")
-    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            (one.family.folder / "model" / "README.md").write_text(_filled(card, figures), encoding="utf-8")
     return figures
+
+
+def _filled(card: str, figures: dict[str, float]) -> str:
+    """Raises ConfigError for a place that no figure belongs in."""
+    from ostro.core.errors import ConfigError
+
+    try:
+        return card.format(**figures)
+    except KeyError as error:
+        raise ConfigError(
+            f"The model card has a place for {error}, which is none of the figures in figures.json: "
+            f"{', '.join(sorted(figures))}.",
+            param="card",
+        ) from error
 
 
 def _card_names(recipe: FamilyRecipe) -> list[str | None]:

@@ -1,5 +1,7 @@
-"""A checkpoint to a quantised one, block by block: only one block of the dense model is ever in memory. The unified
-architecture, whose blocks are more than two branches, is taken whole.
+"""A checkpoint to a quantised one, block by block: only one block of the dense model is ever in memory.
+
+The unified architecture, whose blocks are more than two branches, is taken whole, with what all its layers see: see
+`_WholeRun`. For the others:
 
 What calibration text gives to a block is what the blocks before it give after they were quantised. The same text runs
 beside through the dense blocks, and through the quantised ones by the kernels that serve them: that is where the
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +96,7 @@ class _Run:
         self._packed: dict[str, PackedWeight] = {}
         self._writer = ShardWriter(out)
         self._stored_dtype = filling.dtype()
+        self._beside = 0  # bytes of what is no part of the decoder
 
     def run(self) -> Report:
         started = time.monotonic()
@@ -108,14 +111,13 @@ class _Run:
         finish_quantised(filling.folder, model.config, self._packed, self._out)
         self._run_again(evaluation_NL, quantised)
         weights = sum(math.prod(matrix.shape) for matrix in self._matrices)
-        bits = sum(math.prod(matrix.shape) * matrix.bits_per_weight for matrix in self._matrices)
         report = Report(
             model=filling.folder.path.name,
             recipe=self._recipe,
             error_of="outputs" if calibrated else "weights",
             weights=weights,
             stored_bytes=self._writer.size,
-            bits_per_weight=bits / weights,
+            bits_per_weight=8 * (self._writer.size - self._beside) / weights,
             perplexity=Perplexity(
                 before=to_perplexity(dense),
                 after=to_perplexity(quantised),
@@ -288,6 +290,7 @@ class _Run:
                 self._writer.write(group)
                 group, layer = {}, binding.target
             group[self._names[_key(binding)]] = weight
+            self._beside += weight.nbytes
         self._writer.write(group)
         for name in self._filling.extras():
             info = self._filling.checkpoint.info(name)
@@ -295,6 +298,7 @@ class _Run:
             assert info.shape is not None
             value = self._filling.checkpoint.read(name, info.shape, torch.bfloat16)
             assert isinstance(value, torch.Tensor)
+            self._beside += value.nbytes
             self._writer.write({name: value})
 
     def _run_again(self, evaluation_NL: torch.Tensor, expected: float) -> None:
@@ -355,6 +359,7 @@ class _WholeRun(_Run):
     def _write_extras(self) -> None:
         """All in one shard."""
         senses = {self._names[_key(binding)]: weight for binding, weight in self._filling.senses()}
+        self._beside = sum(weight.nbytes for weight in senses.values())
         self._writer.write(self._decoder | senses)
 
     def _layers(self) -> dict[str, Linear | Embedding]:
@@ -370,7 +375,7 @@ class _WholeRun(_Run):
         calibration_NL = self._texts.calibration_NL
         assert calibration_NL is not None
         seen = {
-            target: InputStatistics(target, calibration_NL.numel(), hessian=self._wants_hessian(target))
+            target: InputStatistics(target, 0, hessian=self._wants_hessian(target))
             for target, layer in layers.items()
             if isinstance(layer, Linear)
         }
@@ -385,6 +390,16 @@ class _WholeRun(_Run):
         for statistics in reached.values():
             statistics.check()
         return reached
+
+
+def matrix_shapes(model: Decoder) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The names and shapes [O, I] of what is quantised of a model, which may be on the meta device."""
+    for binding in hf_table(model.config).bindings:
+        if binding.target.startswith(ENCODERS) or (binding.target == "head" and model.head is None):
+            continue
+        shape = tuple(model.get_submodule(binding.target).part(binding.part).shape)  # type: ignore[operator]  # has part()
+        if len(shape) == 2:
+            yield binding.source, (shape[0], shape[1])
 
 
 def quantise_matrix(

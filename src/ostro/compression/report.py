@@ -54,8 +54,8 @@ class Perplexity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """stored_bytes: of all tensors. bits_per_weight: of the matrices listed, with their scales. error_of: "outputs" or
-    "weights", what the matrices' errors are of."""
+    """stored_bytes: of all tensors. bits_per_weight: with everything that is stored of the decoder.
+    error_of: "outputs" or "weights", what the matrices' errors are of."""
 
     model: str
     recipe: Recipe

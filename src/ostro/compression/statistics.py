@@ -11,7 +11,8 @@ from ostro.core.errors import CheckpointError
 class InputStatistics:
     """Of inputs [T, I], however many: X^T X, the largest magnitudes, and some of the rows.
 
-    total: the tokens that will be seen. hessian: whether X^T X is wanted, [I, I], or only its diagonal.
+    total: the tokens that will be seen; 0 keeps no sample of the inputs. hessian: whether X^T X is wanted, [I, I], or
+    only its diagonal.
     """
 
     def __init__(self, name: str, total: int, *, hessian: bool) -> None:
@@ -19,28 +20,31 @@ class InputStatistics:
         self._total = total
         self._wanted = hessian
         self._kept: list[torch.Tensor] = []
+        self._seen = 0
         self._squares_I = torch.zeros(0)
         self._hessian_II: torch.Tensor | None = None
 
     def observe(self, x_TI: torch.Tensor) -> None:
         x_TI = x_TI.detach().float()
-        if not self._kept:
+        if not self._seen:
             self._squares_I = torch.zeros(x_TI.shape[1])
             self._hessian_II = torch.zeros(x_TI.shape[1], x_TI.shape[1]) if self._wanted else None
         self._squares_I += x_TI.square().sum(0)
         if self._hessian_II is not None:
             self._hessian_II.addmm_(x_TI.T, x_TI)
-        every = max(1, self._total // TOKENS)
-        self._kept.append(x_TI[::every].clone())
+        self._seen += len(x_TI)
+        if self._total:
+            every = max(1, self._total // TOKENS)
+            self._kept.append(x_TI[::every].clone())
 
     @property
     def any(self) -> bool:
         """Whether anything ran through the layer."""
-        return bool(self._kept)
+        return self._seen > 0
 
     def check(self) -> None:
         """Raises CheckpointError where calibration gave no numbers."""
-        assert self._kept, "nothing ran through the layer"
+        assert self._seen, "nothing ran through the layer"
         if not self._squares_I.isfinite().all():
             raise CheckpointError(
                 f"The inputs of '{self.name}' overflow or are not numbers for the calibration text. A weight before it "

@@ -66,28 +66,39 @@ class MediaSource:
     declared: str | None = None
 
 
+class _SplitMessage(dict[str, Any]):
+    """A message with media in place of the texts that held them.
+
+    origins: for each part the field below the content that it was sent in, and whether it is inline there.
+    """
+
+    origins: Sequence[tuple[str, bool]]
+
+
 def split_inline(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[dict[str, Any]]:
     """Messages whose users' texts hold media inline, with parts in their place; the others as they are."""
     return [_split_message(message, senses) for message in messages]
 
 
 def find_sources(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[MediaSource]:
-    """Every image, sound and series of a conversation, in order.
+    """Every image, sound and series of a conversation, in order. messages: as `split_inline` gives them, or as sent.
 
-    Raises InvalidRequestError naming the field for media that the model does not sense, that are too many, or that are
-    no base64.
+    Raises InvalidRequestError naming the field that was sent for media that the model does not sense, that are too
+    many, or that are no base64.
     """
     sources: list[MediaSource] = []
     for index, message in enumerate(messages):
         content = message.get("content")
         if not isinstance(content, list | tuple):
             continue
+        origins = message.origins if isinstance(message, _SplitMessage) else None
         for number, part in enumerate(content):
             kind = part.get("type") if isinstance(part, Mapping) else None
             if isinstance(kind, str) and kind in KINDS:
-                where = f"messages[{index}].content[{number}]"
+                field, inline = (f"[{number}]", False) if origins is None else origins[number]
+                where = f"messages[{index}].content{field}"
                 _require_sense(where, kind, senses)
-                sources.append(_source(where, (index, number), kind, part))
+                sources.append(_source(where, (index, number), kind, part, inline=inline))
                 if len(sources) > MAX_MEDIA:
                     raise InvalidRequestError(
                         f"The messages hold more than {MAX_MEDIA} images and sounds, which is the limit. Send fewer.",
@@ -190,17 +201,18 @@ def _require_sense(where: str, kind: str, senses: Senses) -> None:
         )
 
 
-def _source(where: str, place: Place, kind: str, part: Mapping[str, Any]) -> MediaSource:
+def _source(where: str, place: Place, kind: str, part: Mapping[str, Any], *, inline: bool) -> MediaSource:
+    """inline: it stands within a text, which is all that can be named."""
     modality = KINDS[kind]
     field = kind if kind in part else next((name for name in KINDS if name in part and KINDS[name] == modality), kind)
     value, declared = part.get(field), None
-    where = f"{where}.{field}"
+    where = where if inline else f"{where}.{field}"
     if modality == "series":
         return MediaSource(place, where, modality, data=pack_series(value, where))
     if isinstance(value, Mapping):
         inner = next((name for name in ("url", "data") if value.get(name) is not None), "url")
         declared = value.get("format") or value.get("media_type")
-        value, where = value.get(inner), f"{where}.{inner}"
+        value, where = value.get(inner), where if inline else f"{where}.{inner}"
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequestError(f"{where} must be a data URL or base64, as a string.", param=where)
     if declared is not None and not isinstance(declared, str):
@@ -222,13 +234,20 @@ def _split_message(message: Mapping[str, Any], senses: Senses) -> dict[str, Any]
     if not isinstance(parts, list):
         return dict(message)
     split: list[Any] = []
+    origins: list[tuple[str, bool]] = []
     changed = False
-    for part in parts:
+    for number, part in enumerate(parts):
         text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
         found = _split_text(text, senses) if isinstance(text, str) else []
         split += found or [part]
+        field = "" if isinstance(content, str) else f"[{number}].text" if found else f"[{number}]"
+        origins += [(field, bool(found))] * max(1, len(found))
         changed = changed or bool(found)
-    return {**message, "content": split} if changed else dict(message)
+    if not changed:
+        return dict(message)
+    done = _SplitMessage({**message, "content": split})
+    done.origins = origins
+    return done
 
 
 def _split_text(text: str, senses: Senses) -> list[dict[str, Any]]:

@@ -86,7 +86,8 @@ def create_app(
     store: the file or sqlite URL that keeps stored answers, files and jobs; None keeps them in memory. Raises
         ConfigError where it cannot be opened.
     max_upload_bytes: most bytes of an uploaded file. max_audio_bytes: most bytes of a form with a sound to transcribe,
-        and of a sound that is fetched. batch_in_flight: requests of batch jobs that run at a time.
+        and of a sound that is fetched, or sent in another way, decoded. batch_in_flight: requests of batch jobs that
+        run at a time.
     media_from: hosts that images and sounds may be fetched from, such as "example.org", "*.example.org" or "*"; none
         otherwise.
     """

@@ -21,8 +21,15 @@ _AT_A_TIME = 2
 MAX_READ_BYTES = 1024 * 1024 * 1024
 
 
+class MediaTooLargeError(InvalidRequestError):
+    """An image or a sound of more bytes than the server takes."""
+
+    status = 413
+
+
 class MediaReader:
-    """fetcher: gets what clients send addresses of. limits: most bytes of what it gets, by modality."""
+    """fetcher: gets what clients send addresses of. limits: most bytes of one image or sound, sent or fetched, by
+    modality; what is not in them has no limit of its own, such as series."""
 
     def __init__(self, fetcher: MediaFetcher, limits: Mapping[str, int]) -> None:
         self._fetcher = fetcher
@@ -96,22 +103,23 @@ class MediaReader:
 
     async def _bytes_of(self, source: MediaSource) -> tuple[bytes, str | None]:
         """What was sent, or is at the address that was, and what it is said to be."""
-        if source.data is not None:
-            return source.data, source.declared
-        assert source.url is not None
-        try:
-            fetched = await self._fetcher.fetch(source.url)
-        except InvalidRequestError as error:
-            error.param = source.where
-            raise
-        most = self._limits[source.modality]
-        if len(fetched.data) > most:
-            raise InvalidRequestError(
-                f"{source.where}: the {source.modality} at the address has {len(fetched.data)} bytes; up to {most} are "
-                "taken.",
+        data, declared = source.data, source.declared
+        if data is None:
+            assert source.url is not None
+            try:
+                fetched = await self._fetcher.fetch(source.url)
+            except InvalidRequestError as error:
+                error.param = source.where
+                raise
+            data, declared = fetched.data, declared or fetched.declared
+        most = self._limits.get(source.modality, len(data))
+        if len(data) > most:
+            raise MediaTooLargeError(
+                f"{source.where}: the {source.modality} has {len(data)} bytes; up to {most} are taken.",
                 param=source.where,
+                code=f"{source.modality}_too_large",
             )
-        return fetched.data, source.declared or fetched.declared
+        return data, declared
 
 
 def _with_bytes(source: MediaSource, data: bytes, declared: str | None) -> MediaSource:

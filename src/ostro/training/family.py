@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from ostro.compression.quantise import Texts, quantise_folder
+from ostro.compression.quantise import Texts, matrix_shapes, quantise_folder
 from ostro.compression.recipe import Recipe as Rounding
-from ostro.core.errors import ConfigError
+from ostro.compression.recipe import treatments
+from ostro.core.errors import ConfigError, TrainingError
 from ostro.media.senses import Senses, read_senses
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
@@ -29,12 +31,12 @@ from ostro.models.ostro.stems import StemConfig
 from ostro.tokenizer import load_tokenizer
 from ostro.tokenizer.base import PLACEHOLDERS, Tokenizer
 from ostro.training.data import Question, read_labels, read_questions, read_text, split_questions, split_text
-from ostro.training.gate import GateReport, calibrate
+from ostro.training.gate import GateReport, calibrate, judge_gate
 from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
 from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder
 from ostro.training.recipe import DataRecipe, OptimiserRecipe, TokenizerRecipe
-from ostro.training.senses.batches import Batcher
+from ostro.training.senses.batches import Batcher, SenseBatch
 from ostro.training.senses.digits import DigitSplit, read_digits, split_digits
 from ostro.training.senses.examples import texts_of
 from ostro.training.senses.photos import Photos, read_photos, split_photos
@@ -49,12 +51,14 @@ from ostro.training.unified import (
     level_losses,
     run,
 )
+from ostro.weights.loader import load_model
 from ostro.weights.writer import save_checkpoint
 
 # Examples that the vocabulary is learnt from, beside all questions and the text.
 _VOCABULARY_EXAMPLES = 4000
-# Batches of examples that rounding is calibrated with.
-_EXERCISES = 16
+# Examples that rounding is calibrated with.
+_EXERCISES = 512
+_GATE_TARGET = 0.38
 
 
 class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -115,7 +119,7 @@ class EdgeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     align: StageRecipe
     joint: StageRecipe
     quantization: Rounding
-    gate_target: float = 0.38
+    gate_target: float = _GATE_TARGET
     card: str | None = None
 
 
@@ -135,7 +139,7 @@ class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     align: StageRecipe
     joint: StageRecipe
     row_length: int = 256
-    gate_target: float = 0.38
+    gate_target: float = _GATE_TARGET
     card: str | None = None
     edge: EdgeRecipe | None = None
 
@@ -180,6 +184,9 @@ def run_family(recipe: FamilyRecipe, data: Path, out: Path, *, watch: FamilyWatc
     """Train, or go on training: the checkpoint in `out / "model"`, and where the recipe has one the smaller model that
     learns from it, in `out / "edge" / "model"`. Raises TrainingError, ConfigError."""
     family = prepare(recipe, data, out)
+    check(recipe, family.config)
+    if recipe.edge is not None:  # What cannot be is told before hours are spent.
+        check_edge(family, recipe.edge)
     model = _train(family, watch)
     trained = [Trained(family, finish(family, model))]
     if recipe.edge is not None:
@@ -206,8 +213,53 @@ def _train(family: Family, watch: FamilyWatch) -> UnifiedDecoder:
     return _stage(family, "joint", recipe.joint, model, joint, watch)
 
 
+def check(recipe: FamilyRecipe, config: OstroConfig) -> None:
+    """Raises ConfigError for encoders without a recipe of their training, and for a gate that cannot save enough."""
+    missing = [sense for sense in recipe.encoders if sense not in recipe.pretrain]
+    if missing:
+        raise ConfigError(f"{recipe.name} has no recipe for training {', '.join(missing)}.", param="pretrain")
+    gate = config.gate
+    if gate is not None and gate.widths[0] > recipe.gate_target * gate.widths[-1]:
+        raise ConfigError(
+            f"{recipe.name}: the first {gate.widths[0]} channels alone cost more than the {recipe.gate_target:.0%} of "
+            f"{gate.widths[-1]} that text may cost.",
+            param="gate_target",
+        )
+
+
+def check_edge(family: Family, edge: EdgeRecipe) -> None:
+    """Raises ConfigError for a smaller model that cannot learn from the larger, or not be rounded as is asked."""
+    recipe, config = _smaller(family, edge)
+    check(recipe, config)
+    with torch.device("meta"):
+        shapes = dict(matrix_shapes(UnifiedDecoder(config)))
+    if edge.quantization.scaling != "none":
+        raise ConfigError(f"{edge.name}: no scales are folded into this architecture.", param="scaling")
+    treatments(edge.quantization, shapes)
+
+
 def edge_of(family: Family, edge: EdgeRecipe, teacher: UnifiedDecoder) -> Family:
     """What the smaller model's run is made of: the same data and vocabulary. Raises ConfigError."""
+    recipe, config = _smaller(family, edge)
+    folder = family.folder / "edge"
+    folder.mkdir(exist_ok=True)
+    (folder / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
+    # Whom it learns from matters, and what is done with it afterwards does not.
+    bare = msgspec.structs.replace(edge, card=None, gate_target=_GATE_TARGET, quantization=Rounding())
+    digest = hashlib.sha256(family.fingerprint.encode() + msgspec.json.encode(bare))
+    for value in teacher.state_dict().values():
+        digest.update(value.float().numpy().tobytes())
+    return dataclasses.replace(
+        family,
+        recipe=recipe,
+        folder=folder,
+        config=config,
+        fingerprint=digest.hexdigest(),
+        teacher=teacher.requires_grad_(False).eval(),
+    )
+
+
+def _smaller(family: Family, edge: EdgeRecipe) -> tuple[FamilyRecipe, OstroConfig]:
     shared = {name: getattr(edge, name) for name in _SHARED}
     recipe = msgspec.structs.replace(family.recipe, edge=None, **shared)
     stems = _stems(recipe, {})
@@ -220,18 +272,7 @@ def edge_of(family: Family, edge: EdgeRecipe, teacher: UnifiedDecoder) -> Family
             )
     if len(stems) != len(family.recipe.encoders):
         raise ConfigError(f"{edge.name} must have the senses of {family.recipe.name}.", param="encoders")
-    folder = family.folder / "edge"
-    folder.mkdir(exist_ok=True)
-    (folder / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
-    digest = hashlib.sha256(family.fingerprint.encode() + msgspec.json.encode(msgspec.structs.replace(edge, card=None)))
-    return dataclasses.replace(
-        family,
-        recipe=recipe,
-        folder=folder,
-        config=_config(recipe, family.tokenizer, family.train),
-        fingerprint=digest.hexdigest(),
-        teacher=teacher.requires_grad_(False).eval(),
-    )
+    return recipe, _config(recipe, family.tokenizer, family.train)
 
 
 _SHARED = ("name", "encoders", "shape", "pretrain", "align", "joint", "gate_target", "card")
@@ -267,28 +308,33 @@ def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
     tokenizer = _tokenizer(recipe, out, train, train_text, split.train)
     config = _config(recipe, tokenizer, train)
     # Defaults are left out, so that what a later version adds and a recipe does not use ends no run.
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(recipe, card=None, edge=None)))
+    # Nor does what is done with a trained model.
+    bare = msgspec.structs.replace(recipe, card=None, edge=None, gate_target=_GATE_TARGET)
+    digest = hashlib.sha256(msgspec.json.encode(bare))
     for question in questions:
         digest.update(f"{question.text}\t{question.label}\n".encode())
     return Family(recipe, out, tokenizer, senses, train, validation, photos, digits, config, digest.hexdigest())
 
 
 def finish(family: Family, model: UnifiedDecoder, quantization: Rounding | None = None) -> GateReport | None:
-    """Calibrate the gate on text that training has not seen, and write the checkpoint: in bfloat16, or rounded."""
-    report = None
-    if family.config.gate is not None:
-        report = _calibrate(family, model)
-        gate = dataclasses.replace(family.config.gate, thresholds=tuple(report.thresholds))
-        calibrated = UnifiedDecoder(dataclasses.replace(family.config, gate=gate))
-        calibrated.load_state_dict(model.state_dict())
-        model = calibrated
-    folder = family.folder / ("model" if quantization is None else "dense")
-    save_checkpoint(model, folder, dtype=torch.bfloat16)
-    (folder / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
+    """Write the checkpoint, in bfloat16 or rounded, and calibrate the gate of what was written, on text that training
+    has not seen."""
+    folder = family.folder / "model"
+    dense = folder if quantization is None else family.folder / "dense"
+    save_checkpoint(model, dense, dtype=torch.bfloat16)
+    (dense / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
     if quantization is not None:
-        quantise_folder(folder, family.folder / "model", quantization, _calibration(family), force=True)
-    if report is not None:
-        (family.folder / "gate.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        quantise_folder(dense, folder, quantization, _calibration(family), force=True)
+    if family.config.gate is None:
+        return None
+    written = load_model(folder, dtype=torch.float32)
+    assert isinstance(written, UnifiedDecoder)
+    report = _calibrate(family, written)
+    file = folder / "config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["gate"]["thresholds"] = report.thresholds
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (family.folder / "gate.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     return report
 
 
@@ -301,12 +347,13 @@ def _calibration(family: Family) -> Texts:
         ids = torch.tensor(encode(text[: 8 * count * length]))
         return ids[: len(ids) // length * length].view(-1, length)[:count]
 
-    tasks, batcher = family.tasks(family.recipe.joint.tasks, Manner(training=True), seed=4), family.batcher()
+    tasks = family.tasks(family.recipe.joint.tasks, Manner(training=True), seed=4)
+    batcher = Batcher(family.tokenizer, family.config.labels, row_length=1)
 
     def exercise(model: Decoder) -> None:
         assert isinstance(model, UnifiedDecoder)
-        for step in range(_EXERCISES):
-            batch = batcher.batch(tasks.examples(step, 48))
+        for example in tasks.examples(0, _EXERCISES):
+            batch = batcher.batch([example])  # alone: padding would be counted, and serving has none
             ends_ND = run(model, batch, None)[batch.ends_N]
             model.label_logits(ends_ND)
             if model.embedding_head is not None:
@@ -333,12 +380,11 @@ def initialise_unified(model: UnifiedDecoder, seed: int) -> None:
 
 
 def _encoder(family: Family, sense: str, watch: FamilyWatch) -> dict[str, torch.Tensor]:
-    """A pre-trained encoder's weights, from where an earlier run left them."""
+    """A pre-trained encoder's weights, from where an earlier run of the same recipe left them. Raises TrainingError."""
     kept = family.folder / "encoders" / f"{sense}.safetensors"
+    recipe, fingerprint = family.recipe.pretrain[sense], _encoder_fingerprint(family, sense)
     if kept.is_file():
-        found: dict[str, torch.Tensor] = load_file(kept)
-        return found
-    recipe = family.recipe.pretrain[sense]
+        return _kept_encoder(kept, fingerprint)
     config = next(one for one in family.config.encoders if one.modality == sense)
     encoder = config.build(family.config.hidden_size)
     assert isinstance(encoder, StemEncoder)
@@ -349,7 +395,7 @@ def _encoder(family: Family, sense: str, watch: FamilyWatch) -> dict[str, torch.
         hidden_size=family.config.hidden_size,
         seed=family.recipe.seed,
         folder=family.folder / f"state-{sense}",
-        fingerprint=family.fingerprint,
+        fingerprint=fingerprint,
         teacher=None if family.teacher is None else family.teacher.encoder(sense),
         taught=0 if family.teacher is None else family.teacher.config.hidden_size,
     )
@@ -357,9 +403,32 @@ def _encoder(family: Family, sense: str, watch: FamilyWatch) -> dict[str, torch.
     trained = trainer.run(_recorder(family, f"{sense} encoder", recipe.steps, watch))
     kept.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in trained.state_dict().items()}
-    save_file(tensors, kept.with_suffix(".part"))
+    save_file(tensors, kept.with_suffix(".part"), metadata={"recipe": fingerprint})
     kept.with_suffix(".part").replace(kept)
     return tensors
+
+
+def _kept_encoder(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get("recipe") != fingerprint:
+            raise TrainingError(
+                f"{path} is an encoder of another recipe, other data or another teacher. Give another folder for this "
+                "run, or remove that file to train the encoder anew."
+            )
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+
+
+def _encoder_fingerprint(family: Family, sense: str) -> str:
+    """Of all that an encoder depends on: not of the decoder's recipe."""
+    recipe = family.recipe
+    parts = (recipe.seed, recipe.encoders[sense], recipe.pretrain[sense], recipe.data, recipe.shape.hidden_size)
+    digest = hashlib.sha256(msgspec.json.encode(parts))
+    if family.teacher is not None:
+        encoder = family.teacher.encoder(sense)
+        assert encoder is not None
+        for value in encoder.state_dict().values():
+            digest.update(value.float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _stage(
@@ -411,19 +480,23 @@ def _quick(family: Family, stage: StageRecipe) -> Callable[[Decoder], dict[str, 
 
 
 def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
+    """Thresholds by some examples; what they are worth by others."""
     gate = family.config.gate
     assert gate is not None
-    tasks = family.tasks({"text": 1.0, "intent": 1.0}, Manner(training=False), seed=2)
-    batches = [family.batcher().batch(tasks.examples(step, 24)) for step in range(16)]
-    losses_NL, scores_NL = level_losses(model.eval(), batches)
-    return calibrate(
-        losses_NL,
-        scores_NL,
-        gate.widths,
-        before=gate.layer,
-        layers=family.config.num_layers,
-        target=family.recipe.gate_target,
+    batches = [_text_batches(family, seed) for seed in (2, 5)]
+    losses_NL, scores_NL = level_losses(model.eval(), batches[0])
+    before, layers = gate.layer, family.config.num_layers
+    thresholds = calibrate(
+        losses_NL, scores_NL, gate.widths, before=before, layers=layers, target=family.recipe.gate_target
     )
+    assert model.gate is not None
+    model.gate.thresholds = tuple(thresholds)
+    return judge_gate(model, batches[1], thresholds)
+
+
+def _text_batches(family: Family, seed: int) -> list[SenseBatch]:
+    tasks = family.tasks({"text": 1.0, "intent": 1.0}, Manner(training=False), seed=seed)
+    return [family.batcher().batch(tasks.examples(step, 24)) for step in range(16)]
 
 
 def _recorder(family: Family, stage: str, steps: int, watch: FamilyWatch) -> Watch:

@@ -6,19 +6,25 @@ from collections.abc import Sequence
 
 import msgspec
 import torch
+import torch.nn.functional as F
 
 from ostro.core.errors import TrainingError
+from ostro.models.ostro.config import TEXT
+from ostro.models.ostro.model import UnifiedDecoder
+from ostro.training.senses.batches import SenseBatch
+from ostro.training.unified import level_losses, run
 
 # Quantiles of the scores that are tried as thresholds.
 _QUANTILES = 41
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a calibration found, on the tokens that it was given.
+    """What a gate is worth, on tokens that its thresholds were not chosen by.
 
-    share: of the full feed-forward compute, layers before the gate included. loss: mean (nats) at the levels that the
-    gate chooses; fixed_loss: at levels drawn by chance in the same shares, so at equal compute; whole_loss: with all
-    channels; least_loss: with the fewest. correlation: Pearson's, of the first score with the loss at the first level.
+    share: of the full feed-forward compute, layers before the gate included. loss: mean (nats) where the gate decides;
+    fixed_loss: where the same levels go to other tokens of the text, by chance, so at equal compute; whole_loss: with
+    all channels; least_loss: with the fewest. correlation: Pearson's, of the first score with the loss at the first
+    level.
     """
 
     thresholds: list[float]
@@ -32,7 +38,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def calibrate(
     losses_NL: torch.Tensor, scores_NL: torch.Tensor, widths: Sequence[int], *, before: int, layers: int, target: float
-) -> GateReport:
+) -> list[float]:
     """The thresholds of least loss whose compute is at most `target` of the whole.
 
     losses_NL: of each text token at each level, [N, levels], one level for all tokens of a pass. scores_NL: the gate's,
@@ -51,29 +57,55 @@ def calibrate(
     for listed in candidates:
         listed.append(listed[-1] + 1.0)  # above all of them: nothing rises
 
-    def judge(thresholds: list[float]) -> tuple[float, float, torch.Tensor]:
-        levels_N = (scores_NL > scores_NL.new_tensor(thresholds)).long().cumprod(1).sum(1)
-        behind = float(shares_L[levels_N].mean())
-        share = (before * least + (layers - before) * behind) / layers
-        return float(losses_NL.gather(1, levels_N[:, None]).mean()), share, levels_N
-
-    best: tuple[float, float, torch.Tensor, list[float]] | None = None
+    best: tuple[float, list[float]] | None = None
     for thresholds in _grid(candidates):
-        loss, share, levels_N = judge(thresholds)
+        levels_N = (scores_NL > scores_NL.new_tensor(thresholds)).long().cumprod(1).sum(1)
+        share = (before * least + (layers - before) * float(shares_L[levels_N].mean())) / layers
+        loss = float(losses_NL.gather(1, levels_N[:, None]).mean())
         if share <= target + 1e-9 and (best is None or loss < best[0]):
-            best = (loss, share, levels_N, thresholds)
+            best = loss, thresholds
     assert best is not None, "thresholds above all scores cost the least there is"
-    loss, share, levels_N, thresholds = best
-    drawn_L = torch.bincount(levels_N, minlength=count).double() / len(levels_N)
+    return best[1]
+
+
+@torch.no_grad()
+def judge_gate(model: UnifiedDecoder, batches: Sequence[SenseBatch], thresholds: list[float]) -> GateReport:
+    """Passes in which tokens of all levels stand side by side, as serving has them. The model has these thresholds."""
+    gate = model.unified.gate
+    assert gate is not None
+    assert model.gate is not None
+    generator = torch.Generator().manual_seed(0)
+    gated, fixed, levels = [], [], []
+    for batch in batches:
+        scores: list[torch.Tensor] = []
+        gated.append(_losses(model, batch, None, scores))
+        text_T = (batch.modalities_T == TEXT) & (batch.segments_T >= 0)
+        levels_T = torch.where(batch.modalities_T == TEXT, model.gate.levels(scores[0]), len(gate.widths) - 1)
+        levels.append(levels_T[text_T])
+        mixed_N = levels[-1][torch.randperm(len(levels[-1]), generator=generator)]
+        fixed.append(_losses(model, batch, levels_T.masked_scatter(text_T, mixed_N), []))
+    losses_NL, scores_NL = level_losses(model, batches)
+    shares_L = torch.tensor([width / gate.widths[-1] for width in gate.widths], dtype=torch.float64)
+    layers = model.config.num_layers
+    behind = float(shares_L[torch.cat(levels)].mean())
     return GateReport(
         thresholds=thresholds,
-        share=share,
-        loss=loss,
-        fixed_loss=float((losses_NL.double().mean(0) * drawn_L).sum()),
+        share=(gate.layer * float(shares_L[0]) + (layers - gate.layer) * behind) / layers,
+        loss=float(torch.cat(gated).mean()),
+        fixed_loss=float(torch.cat(fixed).mean()),
         whole_loss=float(losses_NL[:, -1].mean()),
         least_loss=float(losses_NL[:, 0].mean()),
         correlation=float(torch.corrcoef(torch.stack([scores_NL[:, 0].float(), losses_NL[:, 0].float()]))[0, 1]),
     )
+
+
+def _losses(
+    model: UnifiedDecoder, batch: SenseBatch, levels_T: torch.Tensor | None, scores: list[torch.Tensor]
+) -> torch.Tensor:
+    """[N], of the counted tokens."""
+    counted_N = batch.weights_T.nonzero()[:, 0]
+    logits_NV = model.logits(run(model, batch, levels_T, scores=scores)[counted_N]).float()
+    return F.cross_entropy(logits_NV, batch.targets_T[counted_N], reduction="none")
 
 
 def _grid(candidates: list[list[float]]) -> list[list[float]]:

@@ -53,6 +53,9 @@ class Trainer:
         groups = groups or decaying(model.parameters(), recipe.weight_decay)
         self._factors = [group.pop("rate", 1.0) for group in groups]
         self._trained = [parameter for group in groups for parameter in group["params"]]
+        trained = set(map(id, self._trained))
+        for parameter in model.parameters():  # gradients that nobody wants would cost as much as the others
+            parameter.requires_grad_(id(parameter) in trained)
         self._optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95))
 
     def resume(self) -> bool:

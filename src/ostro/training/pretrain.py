@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -42,7 +43,7 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     imitation: float = 2.0
     width: int = 128
     ema: float = 0.999
-    precision: str = "bf16"
+    precision: Literal["fp32", "bf16"] = "bf16"
     evaluate_every: int = 200
     save_every: int = 200
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ _KINDS = {
     "assistant": ("text", "thinking", "redacted_thinking", "tool_use"),
     "system": ("text",),
 }
+_PLACE = re.compile(r"\bmessages\[(\d+)\](\.content(?:\[(\d+)\])?)?")
 
 
 class TextOnly(BaseModel):
@@ -90,6 +92,26 @@ def chat_messages(system: str | Sequence[TextOnly] | None, messages: Sequence[In
     return chat
 
 
+def sent_names(text: str, system: str | Sequence[TextOnly] | None, messages: Sequence[InputMessage]) -> str:
+    """A text that names messages of `chat_messages` and their parts, with the names of what they were made of."""
+    origins: list[tuple[str, list[str]]] = []
+    if system:
+        origins.append(("system", [f"system[{index}]" for index in range(len(system)) if not isinstance(system, str)]))
+    for index, message in enumerate(messages):
+        origins += _origins(f"messages[{index}]", message)
+
+    def named(found: re.Match[str]) -> str:
+        number, content, part = int(found[1]), found[2], found[3]
+        if number >= len(origins):
+            return found[0]
+        name, parts = origins[number]
+        if part is not None and int(part) < len(parts):
+            return parts[int(part)]
+        return f"{name}.content" if content and name != "system" else name
+
+    return _PLACE.sub(named, text)
+
+
 def missing(field: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{field}' is missing.", param=field, code="missing_required_parameter")
 
@@ -153,6 +175,16 @@ def _chat_message(where: str, message: InputMessage, calls: _Calls) -> list[dict
     calls.check_answered()
     made = [calls.call(f"{where}[{index}]", block) for index, block in enumerate(blocks) if block.type == "tool_use"]
     return [*results, {"role": message.role, "content": parts, **({"tool_calls": made} if made else {})}]
+
+
+def _origins(where: str, message: InputMessage) -> list[tuple[str, list[str]]]:
+    """Of each message that `_chat_message` makes of one, where it stood, and where its parts did."""
+    if isinstance(message.content, str):
+        return [(where, [])]
+    named = [(f"{where}.content[{index}]", block.type) for index, block in enumerate(message.content)]
+    results = [(name, list[str]()) for name, kind in named if kind == "tool_result"]
+    parts = [name for name, kind in named if kind in _PARTS]
+    return results if results and not parts else [*results, (where, parts)]
 
 
 def _check_kind(where: str, role: str, block: MessageBlock) -> None:

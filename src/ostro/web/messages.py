@@ -12,7 +12,7 @@ from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.web.bounded import Many
 from ostro.web.chat import MAX_MESSAGES
-from ostro.web.message_input import InputMessage, Texts, chat_messages, missing
+from ostro.web.message_input import InputMessage, Texts, chat_messages, missing, sent_names
 from ostro.web.tools import MAX_TOOLS, FunctionName, ToolChoice, tool_policy
 from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, WireRequest, top_k_of
 
@@ -117,6 +117,10 @@ class CountTokensRequest(WireRequest):
     def chat_messages(self) -> list[dict[str, Any]]:
         """Raises InvalidRequestError naming the block."""
         return chat_messages(self.system, self.messages)
+
+    def sent_names(self, text: str) -> str:
+        """A text that names fields of `chat_messages`, by the names of what was sent."""
+        return sent_names(text, self.system, self.messages)
 
     def chat_tools(self) -> list[dict[str, Any]]:
         """Raises InvalidRequestError for a tool that is not the client's own."""

@@ -79,6 +79,11 @@ def unhurried() -> Iterator[None]:
         _piece_rows = before
 
 
+def piece_rows() -> int:
+    """Rows of one piece of work, for what `in_pieces` cannot cut."""
+    return _piece_rows
+
+
 def in_pieces(function: Callable[[torch.Tensor], torch.Tensor], x_NC: torch.Tensor) -> Work[torch.Tensor]:
     """A function of rows, applied to some rows at a time."""
     pieces = []

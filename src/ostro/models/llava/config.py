@@ -37,7 +37,8 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     # "default" drops the first patch, which is a class token in other encoders.
     reader.expect("vision_feature_select_strategy", "full")
     projector = read_projector(reader, bias=True)
-    reader.ignore(("image_seq_length", "quantization_config", "compression_config"))
+    # ignore_index marks labels that a loss leaves out.
+    reader.ignore(("image_seq_length", "ignore_index", "quantization_config", "compression_config"))
     reader.finish()
     config = mistral.parse(text, _TEXT_DEFAULTS)
     if config.tie_word_embeddings is None or tied is not None:

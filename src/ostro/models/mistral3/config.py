@@ -32,6 +32,8 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     tied = reader.flag("tie_word_embeddings")
     vision = reader.section("vision_config")
     projector = read_projector(reader)
+    # As in llava, by whose classes older conversions were written.
+    reader.expect("vision_feature_select_strategy", "full")
     merge = reader.integer("spatial_merge_size", 2, most=64)
     reader.ignore(("quantization_config", "compression_config"))
     reader.finish()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ostro.core.media import MediaInput
-from ostro.models.layers.encoder import ACTIVATIONS, Encoder, Projector, Table, Work, in_pieces, refuse
+from ostro.models.layers.encoder import ACTIVATIONS, Encoder, Projector, Table, Work, in_pieces, piece_rows, refuse
 from ostro.models.layers.norm import RMSNorm
 from ostro.models.ostro.stems import PLANE, ConvConfig, StemConfig
 from ostro.models.pixtral.config import PixtralConfig
@@ -28,6 +28,7 @@ class Convolution(nn.Module):
         super().__init__()
         self._config = config
         self._plane = plane
+        self.shrink = config.stride * config.pool
         self._activation = ACTIVATIONS[activation]
         kernel = (config.kernel if plane else 1, config.kernel)
         self.kernel = Table(config.channels, before, *kernel)
@@ -35,13 +36,25 @@ class Convolution(nn.Module):
         self.shift = Table(config.channels)
         self.statistics: nn.BatchNorm2d | None = None
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def convolve(self, x_BCHW: torch.Tensor, along: int, lines: int) -> Work[torch.Tensor]:
+        """So many lines of the output at a time. along: the dimension that counts them, 2 or 3."""
         conv = self._config
         # So that a side of whole strides gives exactly a stride's part of it.
         total = conv.kernel - conv.stride
         before, after = total // 2, total - total // 2
         rows = (before, after) if self._plane else (0, 0)
         x_padded = F.pad(x_BCHW, (before, after, *rows))
+        pieces = []
+        length = x_BCHW.shape[along] // self.shrink
+        for start in range(0, length, lines):
+            count = min(lines, length - start)
+            y_BCHW = self._outputs(x_padded.narrow(along, start * self.shrink, count * self.shrink + total))
+            pieces.append(x_BCHW.narrow(along, start, count) + y_BCHW if conv.residual else y_BCHW)
+            yield
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=along)
+
+    def _outputs(self, x_padded: torch.Tensor) -> torch.Tensor:
+        conv = self._config
         stride = (conv.stride if self._plane else 1, conv.stride)
         y_BCHW = F.conv2d(x_padded, self.kernel.weight, None, stride)
         if conv.pool > 1:
@@ -50,8 +63,7 @@ class Convolution(nn.Module):
             y_BCHW = self.statistics(y_BCHW)
         else:
             y_BCHW = y_BCHW * self.scale.weight[:, None, None] + self.shift.weight[:, None, None]
-        y_BCHW = self._activation(y_BCHW)
-        return x_BCHW + y_BCHW if conv.residual else y_BCHW
+        return self._activation(y_BCHW)
 
     def normalise(self) -> None:
         """Normalise over batches from now on, as training does."""
@@ -146,13 +158,29 @@ class StemEncoder(Encoder):
         shapes: dict[tuple[int, ...], list[int]] = {}
         for index, one in enumerate(inputs):
             shapes.setdefault(tuple(one.shape), []).append(index)
-        for indices in shapes.values():
-            x_BCHW = torch.stack([inputs[index] for index in indices]).to(dtype)
-            if self.modality == "audio":
-                x_BCHW = x_BCHW.transpose(1, 2)  # mel bins are channels
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-            for convolution in self.stem:
-                x_BCHW = convolution(x_BCHW)
-                yield
-            maps |= dict(zip(indices, x_BCHW, strict=True))
+        for (_, height, width), alike in shapes.items():
+            grid = (height // self.config.side if self._plane else 1, width // self.config.side)
+            together = max(1, self._most() // (grid[0] * grid[1]))
+            for start in range(0, len(alike), together):
+                indices = alike[start : start + together]
+                x_BCHW = torch.stack([inputs[index] for index in indices]).to(dtype)
+                if self.modality == "audio":
+                    x_BCHW = x_BCHW.transpose(1, 2)  # mel bins are channels
+                x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+                maps |= dict(zip(indices, (yield from self._tokens(x_BCHW, grid)), strict=True))
         return [maps[index] for index in range(len(inputs))]
+
+    def _tokens(self, x_BCHW: torch.Tensor, grid: tuple[int, int]) -> Work[torch.Tensor]:
+        """[B, C, rows, columns]. Cut across the longer side, so that what is between two cuts is short."""
+        along = 2 if self._plane and grid[0] >= grid[1] else 3
+        lines = max(1, self._most() // (len(x_BCHW) * min(grid))) * self.config.side
+        for convolution in self.stem:
+            assert isinstance(convolution, Convolution)
+            lines //= convolution.shrink
+            x_BCHW = yield from convolution.convolve(x_BCHW, along, lines)
+        return x_BCHW
+
+    def _most(self) -> int:
+        """Tokens of one piece of the stem: all of a batch while statistics are made, which are of all of it."""
+        settled = all(isinstance(one, Convolution) and one.statistics is None for one in self.stem)
+        return piece_rows() if settled else 1 << 40

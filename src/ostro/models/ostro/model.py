@@ -82,10 +82,11 @@ class RoutedAttention(Attention):
         qkv_TE = self.qkv(x_TD)
         heads_THC = qkv_TE.view(len(x_TD), spec.heads + 2 * spec.kv_heads, spec.head_dim)
         routes_THM = self.router(x_TD).view(len(x_TD), spec.heads, count)
-        senses_TM = F.one_hot(modalities_of(context, len(x_TD), x_TD.device), count).to(x_TD.dtype)
+        # Of the type of the product, which is another than the stream's where training mixes precisions.
+        senses_TM = F.one_hot(modalities_of(context, len(x_TD), x_TD.device), count).to(qkv_TE.dtype)
         if self.watch is not None:
             self.watch.append(routes_THM.float().exp().mean(1))
-        heads_THC[:, : spec.heads, self._places] = routes_THM / spec.scale
+        heads_THC[:, : spec.heads, self._places] = (routes_THM / spec.scale).to(qkv_TE.dtype)
         keys = slice(spec.heads, spec.heads + spec.kv_heads)
         heads_THC[:, keys, self._places] = senses_TM[:, None].expand(-1, spec.kv_heads, -1)
         out_TD: torch.Tensor = self.output(context.attend(spec, qkv_TE, rotation))
@@ -275,7 +276,7 @@ class UnifiedDecoder(Decoder):
         for name, adapter in self.adapters.items():
             rows_N = (modalities_T == MODALITIES.index(name)).nonzero()[:, 0]
             if len(rows_N):
-                x_TD = x_TD.index_add(0, rows_N, adapter(x_TD[rows_N]))
+                x_TD = x_TD.index_add(0, rows_N, adapter(x_TD[rows_N]).to(x_TD.dtype))
         return x_TD
 
 

@@ -85,7 +85,7 @@ def parse_vision(values: Mapping[str, Any], projector: Mapping[str, Any], where:
             f"{where}: vision_config has model_type {kind!r}; the image encoder that is known is 'pixtral'.",
             param="model_type",
         )
-    reader.ignore(("vocab_size",))  # It has none; transformers writes one.
+    reader.ignore(("vocab_size", "tie_word_embeddings"))  # It has no words; transformers writes both.
     rope = reader.section("rope_parameters")
     theta = reader.real("rope_theta", 10_000.0)
     if rope:

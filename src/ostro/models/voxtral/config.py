@@ -100,15 +100,14 @@ def parse(values: Mapping[str, Any]) -> DecoderConfig:
     tied = reader.flag("tie_word_embeddings")
     projector = reader.text("projector_hidden_act", "gelu")
     placeholder = reader.integer("audio_token_id", AUDIO_TOKEN)
-    # An echo of the decoder's.
-    hidden = reader.optional("hidden_size")
+    # Echoes of the decoder's.
+    echoes = {key: reader.optional(key) for key in ("hidden_size", "vocab_size")}
     reader.ignore(("quantization_config", "compression_config"))
     reader.finish()
     config = _parse_text(text)
-    if hidden not in (None, config.hidden_size):
-        raise ConfigError(
-            f"{_WHERE}: hidden_size is {hidden!r}, but text_config has {config.hidden_size}.", param="hidden_size"
-        )
+    for key, echo in echoes.items():
+        if echo not in (None, getattr(config, key)):
+            raise ConfigError(f"{_WHERE}: {key} is {echo!r}, but text_config has {getattr(config, key)}.", param=key)
     if config.tie_word_embeddings is None or tied is not None:
         config = dataclasses.replace(config, tie_word_embeddings=tied)
     return dataclasses.replace(

@@ -107,11 +107,12 @@ def _part(where: str, role: str, part: InputPart) -> MessagePart:
 
 
 def _sound(where: str, given: Mapping[str, object]) -> dict[str, str]:
-    """What is kept of a sound: its base64 and its format."""
+    """What is kept of a sound: its base64 or its address, and what is said of its format."""
     kept: dict[str, str] = {}
-    for name in ("data", "format"):
+    optional = {"format", "media_type", "data" if given.get("url") is not None else "url"}
+    for name in ("data", "url", "format", "media_type"):
         value = given.get(name)
-        if value is None and name == "format":
+        if value is None and name in optional:
             continue
         if not isinstance(value, str) or not value:
             raise InvalidRequestError(f"{where}.{name} must be a non-empty string.", param=f"{where}.{name}")

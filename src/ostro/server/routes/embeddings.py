@@ -98,7 +98,9 @@ async def _sense(context: ServerContext, model: ServedModel, field: str, part: d
     except InvalidRequestError as error:
         error.message = error.message.replace("messages[0].content[0]", field)
         error.args = (error.message,)
-        error.param = (error.param or field).replace("messages[0].content[0]", field)
+        # What is too long for the context is told of all messages, of which there is one.
+        where, _, within = (error.param or "").partition("messages[0].content[0]")
+        error.param = field if where else f"{field}{within}"
         raise
     _check_length(model, field, prompt.token_ids)
     return Prompt(field, prompt.token_ids, prompt.spans, prompt.media)

@@ -104,7 +104,7 @@ def _in_their_words(body: CountTokensRequest) -> Iterator[None]:
             error.param, error.message = _tool_words(error.param), _tool_words(error.message)
         elif error.param is not None:
             error.param, error.message = (
-                text.replace(".image_url", ".source") for text in (error.param, error.message)
+                body.sent_names(text).replace(".image_url", ".source") for text in (error.param, error.message)
             )
         raise
 

@@ -80,5 +80,4 @@ def sound(name: str = "wav", seconds: float = 1.0, rate: int = RATE, channels: i
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parent.parent))
     write_hearing_model(Path(sys.argv[1]), int(sys.argv[2]))
