@@ -88,3 +88,20 @@ def test_one_address_that_fails_ends_the_others() -> None:
         fetch(web, "https://a.org/1", "https://a.org/none", "https://a.org/22")
     assert raised.value.param == "messages[0].content[1].image_url.url"
     assert (web.cancelled, web.running) == (2, 0)
+
+
+def test_one_request_leaves_turns_to_others_and_has_a_sum_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    web = SlowWeb()
+    urls = [f"https://a.org/{'1' * count}" for count in range(1, 9)]
+    fetch(web, *urls)
+    assert (web.asked, web.most) == (8, 3)
+
+    size = len(base64.b64decode(picture(0)["image_url"]))
+    monkeypatch.setattr(media_reading, "MAX_FETCHED_BYTES", 2 * size)
+    web = SlowWeb()
+    with pytest.raises(InvalidRequestError, match="had fetched") as raised:
+        fetch(web, *urls)
+    assert raised.value.status == 413
+    assert raised.value.code == "too_many_media"
+    assert web.asked < 8
+    assert web.running == 0

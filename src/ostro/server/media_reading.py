@@ -16,6 +16,10 @@ from ostro.web.fetching import MediaFetcher
 
 # Decoding takes a core and, for a large image, hundreds of megabytes.
 _AT_A_TIME = 2
+# Fetches of one request at a time: fewer than the fetcher's own, so that others come to theirs.
+_FETCHES = 3
+# What one request may have fetched altogether; what is sent is bounded by the body.
+MAX_FETCHED_BYTES = 128 * 1024 * 1024
 # What the media of one conversation may take once they are read. A model's context ends most before; of one that is not
 # loaded it is not known.
 MAX_READ_BYTES = 1024 * 1024 * 1024
@@ -76,7 +80,7 @@ class MediaReader:
         """A sound that is no part of a message. Raises InvalidRequestError naming its field."""
         data, declared = await self._bytes_of(source)
         async with self._decoding:
-            return await asyncio.to_thread(hear_source, source, data, declared, senses)
+            return await asyncio.to_thread(hear_source, source, data, source.declared or declared, senses)
 
     async def close(self) -> None:
         await self._fetcher.close()
@@ -87,9 +91,26 @@ class MediaReader:
             return await asyncio.to_thread(read_source, source, data, declared, senses)
 
     async def _fetched(self, sources: Sequence[MediaSource]) -> list[MediaSource]:
-        """Addresses replaced by what is there, all fetched side by side; the first failure ends the others."""
+        """Addresses replaced by what is there, each fetched once, a few side by side; the first failure ends the
+        others."""
+        turns, fetched = asyncio.Semaphore(_FETCHES), 0
+
+        async def fetch(source: MediaSource) -> tuple[bytes, str | None]:
+            nonlocal fetched
+            async with turns:
+                found = await self._bytes_of(source)
+            fetched += len(found[0])
+            if fetched > MAX_FETCHED_BYTES:
+                raise MediaTooLargeError(
+                    f"{source.where}: what this request has had fetched is more than {MAX_FETCHED_BYTES} bytes by now. "
+                    "Send fewer, or smaller ones.",
+                    param=source.where,
+                    code="too_many_media",
+                )
+            return found
+
         first = {(source.url, source.modality): source for source in reversed(sources) if source.data is None}
-        tasks = {key: asyncio.create_task(self._bytes_of(source)) for key, source in first.items()}
+        tasks = {key: asyncio.create_task(fetch(source)) for key, source in first.items()}
         try:
             await asyncio.gather(*tasks.values())
         finally:
@@ -102,7 +123,7 @@ class MediaReader:
         ]
 
     async def _bytes_of(self, source: MediaSource) -> tuple[bytes, str | None]:
-        """What was sent, or is at the address that was, and what it is said to be."""
+        """What was sent, or is at the address that was, and what whoever gave it says that it is."""
         data, declared = source.data, source.declared
         if data is None:
             assert source.url is not None
@@ -111,7 +132,7 @@ class MediaReader:
             except InvalidRequestError as error:
                 error.param = source.where
                 raise
-            data, declared = fetched.data, declared or fetched.declared
+            data, declared = fetched.data, fetched.declared
         most = self._limits.get(source.modality, len(data))
         if len(data) > most:
             raise MediaTooLargeError(
@@ -123,7 +144,8 @@ class MediaReader:
 
 
 def _with_bytes(source: MediaSource, data: bytes, declared: str | None) -> MediaSource:
-    return replace(source, data=data, url=None, declared=declared)
+    # What this place says of it counts before what the host says, or another place.
+    return replace(source, data=data, url=None, declared=source.declared or declared)
 
 
 def _find(messages: Sequence[Mapping[str, Any]], senses: Senses) -> tuple[list[dict[str, Any]], list[MediaSource]]:

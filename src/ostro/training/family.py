@@ -164,8 +164,8 @@ class Family:
         material = self.train if manner.training else self.validation
         return Tasks(material, shares, seed=self.recipe.seed + seed, manner=manner)
 
-    def batcher(self) -> Batcher:
-        return Batcher(self.tokenizer, self.config.labels, row_length=self.recipe.row_length)
+    def batcher(self, asked: float = 0.0) -> Batcher:
+        return Batcher(self.tokenizer, self.config.labels, row_length=self.recipe.row_length, asked=asked)
 
 
 # Told what is being done: a stage's name, its step, how many it has, and its figures.
@@ -446,7 +446,7 @@ def _stage(
         stage.objective,
         family.tasks(stage.tasks, training),
         family.tasks(captioned, training, seed=1) if captioned else None,
-        family.batcher(),
+        family.batcher(stage.objective.asked),
         dropout=stage.optimiser.dropout,
         label_smoothing=stage.optimiser.label_smoothing,
         teacher=family.teacher,

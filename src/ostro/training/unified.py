@@ -29,7 +29,8 @@ class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """examples: of a step, of all tasks. labels, contrast, gate: weights of their losses beside the next token's, which
     has 1; 0 leaves one out. pairs: of the contrastive loss, a step. temperature: of InfoNCE. whole: share of steps in
     which every token runs all channels; in the others each text token runs a level by chance. distil: share of a
-    teacher's distribution in the targets of text and labels, where there is a teacher (Hinton et al. 2015)."""
+    teacher's distribution in the targets of text and labels, where there is a teacher (Hinton et al. 2015). asked:
+    weight of predicting the words of a request that is of words alone, of which there are more than of answers."""
 
     examples: int = 48
     labels: float = 0.3
@@ -39,6 +40,7 @@ class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     temperature: float = 0.1
     whole: float = 0.5
     distil: float = 0.5
+    asked: float = 0.0
 
 
 @dataclass(frozen=True)

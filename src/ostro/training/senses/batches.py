@@ -66,15 +66,17 @@ class SenseBatch(Batch):
 
 class Batcher:
     """Makes batches of examples. groups: of labels, as the model's config has them. row_length: tokens of a row that
-    documents are packed into; a longer document makes longer rows."""
+    documents are packed into; a longer document makes longer rows. asked: as of `Prompts`."""
 
-    def __init__(self, tokenizer: Tokenizer, groups: Sequence[LabelGroup] = (), *, row_length: int = 256) -> None:
-        self._prompts = Prompts(tokenizer)
+    def __init__(
+        self, tokenizer: Tokenizer, groups: Sequence[LabelGroup] = (), *, row_length: int = 256, asked: float = 0.0
+    ) -> None:
+        self._prompts = Prompts(tokenizer, asked=asked)
         self._groups = {group.name: {label: at for at, label in enumerate(group.labels)} for group in groups}
         self._row_length = row_length
 
     def batch(self, examples: Sequence[Example]) -> SenseBatch:
-        """Targets are the answers with their ends; for plain text every token."""
+        """Targets are the answers with their ends, and requests as `asked` says; for plain text every token."""
         documents = [self._prompts.document(example) for example in examples]
         asked = [example for example, document in zip(examples, documents, strict=True) if document.begins is not None]
         labels = {name: self._targets(name, asked) for name in self._groups}

@@ -49,10 +49,12 @@ class Document:
 class Prompts:
     """Lays examples out for a tokenizer's template, of version 7 or later.
 
-    Raises TrainingError for a tokenizer that lacks control tokens for chats.
+    asked: weight of predicting the words of a request that is of words alone; answers have 1. Raises TrainingError for
+    a tokenizer that lacks control tokens for chats.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, asked: float = 0.0) -> None:
+        self._asked = asked
         names = {*_MARKS, *_OPTIONAL, *(mark for marks, _ in _LAY_OUT.values() for mark in marks)}
         found = {name: tokenizer.special_id(name) for name in names}
         self._ids = {name: token for name, token in found.items() if token is not None}
@@ -109,9 +111,11 @@ class Prompts:
 
     def _ask(self, document: Document, message: Message) -> None:
         document.add([self._ids["[INST]"]], 0.0)
+        # Of what is asked about something sensed there are a few wordings only.
+        weight = self._asked if all(isinstance(part, str) for part in message.parts) else 0.0
         for part in _in_order(message.parts):
             if isinstance(part, str):
-                document.add(self.encode(part), 0.0)
+                document.add(self.encode(part), weight)
             else:
                 assert isinstance(part, Sensed), "pictures are developed before they are laid out"
                 self._show(document, part)
