@@ -45,7 +45,7 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
         assert torch.equal(value, second[name]), name
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_two_runs_give_the_same_weights_bit_for_bit(recipe: Recipe, data: Path, tmp_path: Path, precision: Any) -> None:
     recipe = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, precision=precision))
     prepared = prepare(recipe, data, tmp_path / "out")
@@ -65,6 +65,35 @@ def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(recipe: Recipe, data
     assert resumed.step == 6
     assert run(resumed) == losses[6:]
     assert_same(weights(unbroken), weights(resumed))
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_products_are_of_the_type_that_was_told(
+    recipe: Recipe, data: Path, tmp_path: Path, precision: Any, expected: torch.dtype
+) -> None:
+    recipe = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, precision=precision))
+    one = trainer(recipe, prepare(recipe, data, tmp_path / "out"), tmp_path / "a")
+    seen: list[torch.dtype] = []
+    one.model.layers[0].feed_forward.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    run(one, until=2)
+    assert set(seen) == {expected}
+    assert {parameter.dtype for parameter in one.model.parameters()} == {torch.float32}
+
+
+def test_a_step_whose_gradients_overflow_is_left_out(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    """Half precision ends at 65504: the scale of losses is halved until gradients fit, and kept across a break."""
+    recipe = msgspec.structs.replace(recipe, train=msgspec.structs.replace(recipe.train, precision="fp16"))
+    prepared = prepare(recipe, data, tmp_path / "out")
+    one = trainer(recipe, prepared, tmp_path / "a")
+    one._precision._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = {name: value.clone() for name, value in one.model.state_dict().items()}
+    run(one, until=1)
+    assert_same(dict(one.model.state_dict()), before)
+    other = trainer(recipe, prepared, tmp_path / "a")
+    assert other.resume()
+    assert other._precision.state()["scaler"].tolist() == [2.0**59, 0.0]
 
 
 def test_another_recipes_run_is_not_continued(recipe: Recipe, data: Path, tmp_path: Path) -> None:

@@ -146,6 +146,20 @@ def test_targets_are_answers_and_their_ends(tokenizer: TekkenTokenizer) -> None:
     assert not torch.isin(batch.targets_T[batch.weights_T > 0], torch.tensor(placeholders)).any()
 
 
+def test_requests_of_words_alone_count_as_much_as_was_asked(tokenizer: TekkenTokenizer) -> None:
+    """What is said in front of something sensed has a few wordings only, and counts nothing."""
+    for example in examples(60):
+        plain, asked = (Batcher(tokenizer, GROUPS, asked=weight).batch([example]) for weight in (0.0, 0.25))
+        more_T = asked.weights_T - plain.weights_T
+        words = [
+            "".join(part for part in message.parts if isinstance(part, str))
+            for message in example.messages
+            if message.role == "user" and all(isinstance(part, str) for part in message.parts)
+        ]
+        assert set(more_T.tolist()) <= {0.0, 0.25}
+        assert tokenizer.decode(asked.targets_T[more_T > 0].tolist()) == "".join(words)
+
+
 def test_labels_stand_where_answers_begin(tokenizer: TekkenTokenizer) -> None:
     made = examples(60)
     batch = Batcher(tokenizer, GROUPS).batch(made)

@@ -21,27 +21,30 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder with the recipe's data files.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for the run: state, log, plot, and the checkpoint in model/.")],
     card: Annotated[Path | None, typer.Option(help="Model card template; {figures} are filled in.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the final figures as JSON.")] = False,
 ) -> None:
     import torch
 
+    from ostro.engine.engine import pick_device
     from ostro.training.plot import plot_log
     from ostro.training.recipe import Recipe, convert, read_yaml
     from ostro.training.run import run_recipe
 
     values = read_yaml(recipe)
+    where = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     if isinstance(values, dict) and values.get("kind") == "family":
         from ostro.cli.train_family import train_family
 
-        _tell(train_family(values, recipe, data, out), out, card, as_json=as_json)
+        _tell(train_family(values, recipe, data, out, where), out, card, as_json=as_json)
         return
     loaded = convert(values, Recipe, recipe)
     with _Watcher(loaded.train.steps) as watch:
-        figures = run_recipe(loaded, data, out, watch=watch)
+        figures = run_recipe(loaded, data, out, watch=watch, device=where)
     plot_log(out / "log.jsonl", out / "loss.png")
     _tell(figures, out, card, as_json=as_json)
 

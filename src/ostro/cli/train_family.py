@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from ostro.training.family import Family, FamilyRecipe
@@ -19,7 +20,9 @@ EXAMPLES = 400
 _EVERY_S = 30.0
 
 
-def train_family(values: dict[str, object], recipe: Path, data: Path, out: Path) -> dict[str, float]:
+def train_family(
+    values: dict[str, object], recipe: Path, data: Path, out: Path, device: torch.device
+) -> dict[str, float]:
     """Train by a recipe of kind family, or go on; returns the final figures, those of the smaller model with `edge_`
     before their names. Each checkpoint gets its card. Raises ConfigError, TrainingError."""
     from ostro.training.family import FamilyRecipe, run_family
@@ -29,7 +32,7 @@ def train_family(values: dict[str, object], recipe: Path, data: Path, out: Path)
     loaded = convert(values, FamilyRecipe, recipe)
     cards = [None if name is None else _template(recipe.parent / name) for name in _card_names(loaded)]
     with _Watcher() as watch:
-        trained = run_family(loaded, data, out, watch=watch)
+        trained = run_family(loaded, data, out, watch=watch, device=device)
     figures: dict[str, float] = {}
     for one, mark in zip(trained, ("", "edge_"), strict=False):
         for log in sorted(one.family.folder.glob("log-*.jsonl")):

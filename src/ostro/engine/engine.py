@@ -386,7 +386,9 @@ def _grammars(tokenizer_folder: Path | None, model: Decoder, options: EngineOpti
 
 
 def pick_device(wanted: str) -> torch.device:
-    """auto takes CUDA where there is one. Raises ConfigError for a device that is not there."""
+    """auto takes CUDA where there is one. Raises ConfigError for a device that is not there, or not known."""
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"The device is {wanted!r}; expected auto, cpu or cuda.", param="device")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device='cuda' was asked for, but PyTorch sees no CUDA device.", param="device")
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 
@@ -25,6 +26,15 @@ class Batch:
     positions_T: torch.Tensor
     segments_T: torch.Tensor
     rows: int
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        tensors: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return replace(self, **tensors)
 
 
 class Batches:

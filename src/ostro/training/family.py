@@ -59,6 +59,7 @@ _VOCABULARY_EXAMPLES = 4000
 # Examples that rounding is calibrated with.
 _EXERCISES = 512
 _GATE_TARGET = 0.38
+_CPU = torch.device("cpu")
 
 
 class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -146,7 +147,7 @@ class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 @dataclass(frozen=True)
 class Family:
-    """What a run is made of once its data is read."""
+    """What a run is made of once its data is read. device: where it is trained; it is measured on the CPU."""
 
     recipe: FamilyRecipe
     folder: Path
@@ -159,13 +160,15 @@ class Family:
     config: OstroConfig
     fingerprint: str
     teacher: UnifiedDecoder | None = None
+    device: torch.device = _CPU
 
     def tasks(self, shares: Mapping[str, float], manner: Manner, seed: int = 0) -> Tasks:
         material = self.train if manner.training else self.validation
         return Tasks(material, shares, seed=self.recipe.seed + seed, manner=manner)
 
-    def batcher(self, asked: float = 0.0) -> Batcher:
-        return Batcher(self.tokenizer, self.config.labels, row_length=self.recipe.row_length, asked=asked)
+    def batcher(self, asked: float = 0.0, device: torch.device | str = "cpu") -> Batcher:
+        groups, length = self.config.labels, self.recipe.row_length
+        return Batcher(self.tokenizer, groups, row_length=length, asked=asked, device=device)
 
 
 # Told what is being done: a stage's name, its step, how many it has, and its figures.
@@ -180,10 +183,12 @@ class Trained:
     gate: GateReport | None
 
 
-def run_family(recipe: FamilyRecipe, data: Path, out: Path, *, watch: FamilyWatch) -> list[Trained]:
+def run_family(
+    recipe: FamilyRecipe, data: Path, out: Path, *, watch: FamilyWatch, device: torch.device | None = None
+) -> list[Trained]:
     """Train, or go on training: the checkpoint in `out / "model"`, and where the recipe has one the smaller model that
-    learns from it, in `out / "edge" / "model"`. Raises TrainingError, ConfigError."""
-    family = prepare(recipe, data, out)
+    learns from it, in `out / "edge" / "model"`. device: the CPU without one. Raises TrainingError, ConfigError."""
+    family = dataclasses.replace(prepare(recipe, data, out), device=device or _CPU)
     check(recipe, family.config)
     if recipe.edge is not None:  # What cannot be is told before hours are spent.
         check_edge(family, recipe.edge)
@@ -199,7 +204,7 @@ def _train(family: Family, watch: FamilyWatch) -> UnifiedDecoder:
     recipe = family.recipe
     encoders = {sense: _encoder(family, sense, watch) for sense in recipe.encoders}
     model = UnifiedDecoder(family.config)
-    initialise_unified(model, recipe.seed)
+    initialise_unified(model, recipe.seed)  # on the CPU, so that a seed is the same weights everywhere
     for sense, tensors in encoders.items():
         own = {name: value for name, value in tensors.items() if not name.startswith("projector.")}
         encoder = model.encoder(sense)
@@ -207,10 +212,13 @@ def _train(family: Family, watch: FamilyWatch) -> UnifiedDecoder:
         left = encoder.load_state_dict(own, strict=False)
         assert not left.unexpected_keys
         assert all(name.startswith("projector.") for name in left.missing_keys)
+    model.to(family.device)
+    if family.teacher is not None:
+        family.teacher.to(family.device)
     decay = recipe.align.optimiser.weight_decay
     model = _stage(family, "align", recipe.align, model, align_groups(model, decay), watch)
     joint = joint_groups(model, recipe.joint.optimiser.weight_decay, recipe.joint.encoder_rate)
-    return _stage(family, "joint", recipe.joint, model, joint, watch)
+    return _stage(family, "joint", recipe.joint, model, joint, watch).cpu()
 
 
 def check(recipe: FamilyRecipe, config: OstroConfig) -> None:
@@ -248,7 +256,7 @@ def edge_of(family: Family, edge: EdgeRecipe, teacher: UnifiedDecoder) -> Family
     bare = msgspec.structs.replace(edge, card=None, gate_target=_GATE_TARGET, quantization=Rounding())
     digest = hashlib.sha256(family.fingerprint.encode() + msgspec.json.encode(bare))
     for value in teacher.state_dict().values():
-        digest.update(value.float().numpy().tobytes())
+        digest.update(value.float().cpu().numpy().tobytes())
     return dataclasses.replace(
         family,
         recipe=recipe,
@@ -398,6 +406,7 @@ def _encoder(family: Family, sense: str, watch: FamilyWatch) -> dict[str, torch.
         fingerprint=fingerprint,
         teacher=None if family.teacher is None else family.teacher.encoder(sense),
         taught=0 if family.teacher is None else family.teacher.config.hidden_size,
+        device=family.device,
     )
     trainer.resume()
     trained = trainer.run(_recorder(family, f"{sense} encoder", recipe.steps, watch))
@@ -427,7 +436,7 @@ def _encoder_fingerprint(family: Family, sense: str) -> str:
         encoder = family.teacher.encoder(sense)
         assert encoder is not None
         for value in encoder.state_dict().values():
-            digest.update(value.float().numpy().tobytes())
+            digest.update(value.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -446,7 +455,7 @@ def _stage(
         stage.objective,
         family.tasks(stage.tasks, training),
         family.tasks(captioned, training, seed=1) if captioned else None,
-        family.batcher(stage.objective.asked),
+        family.batcher(stage.objective.asked, family.device),
         dropout=stage.optimiser.dropout,
         label_smoothing=stage.optimiser.label_smoothing,
         teacher=family.teacher,
@@ -469,7 +478,7 @@ def _stage(
 
 def _quick(family: Family, stage: StageRecipe) -> Callable[[Decoder], dict[str, float]]:
     """The next token's loss on validation examples, which costs seconds."""
-    tasks, batcher = family.tasks(stage.tasks, Manner(training=False)), family.batcher()
+    tasks, batcher = family.tasks(stage.tasks, Manner(training=False)), family.batcher(device=family.device)
 
     def measure(model: Decoder) -> dict[str, float]:
         assert isinstance(model, UnifiedDecoder)

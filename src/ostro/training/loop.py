@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from ostro.models.layers.decoder import Decoder
 from ostro.training.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from ostro.training.precision import MixedPrecision
 from ostro.training.recipe import OptimiserRecipe
 
 Watch = Callable[[int, dict[str, float]], None]
@@ -28,7 +28,8 @@ class Trainer:
     """Trains `model` and keeps an exponential moving average of its weights, which is what the run is for.
 
     Randomness of a step (its batch, its dropout) is a function of (seed, step), so that stopping and resuming gives
-    the weights that an unbroken run gives. groups: the parameters that are trained; None trains all.
+    the weights that an unbroken run gives. groups: the parameters that are trained; None trains all. The model is
+    trained on the device that it is on. Raises ConfigError for a precision that this device does not have.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Trainer:
         for parameter in model.parameters():  # gradients that nobody wants would cost as much as the others
             parameter.requires_grad_(id(parameter) in trained)
         self._optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95))
+        self._precision = MixedPrecision(recipe.precision, self._trained[0].device)
 
     def resume(self) -> bool:
         """Go on where a run in this folder was broken off; False if there is none. Raises TrainingError."""
@@ -67,12 +69,14 @@ class Trainer:
         self.model.load_state_dict(_under("model.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
         restore_optimiser(self._optimiser, tensors)
+        self._precision.restore(tensors)
         return True
 
     def save(self) -> None:
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         tensors |= dict(optimiser_tensors(self._optimiser))
+        tensors |= self._precision.state()
         save_state(self._folder, self.step, self._fingerprint, tensors)
 
     def run(self, *, until: int | None = None, watch: Watch, evaluate: Callable[[Decoder], dict[str, float]]) -> None:
@@ -94,12 +98,13 @@ class Trainer:
         rate = learning_rate(recipe, self.step)
         for group, factor in zip(self._optimiser.param_groups, self._factors, strict=True):
             group["lr"] = rate * factor
-        with _precision(recipe.precision):
+        with self._precision.products():
             loss, figures = self._objective(self.model, self.step)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints here
+        self._precision.backward(loss)
+        self._precision.unscale(self._optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip)
-        self._optimiser.step()
+        self._precision.step([self._optimiser])
         self.step += 1
         self._update_average()
         return {"loss": loss.item(), "rate": rate, "norm": norm.item(), **figures}
@@ -148,10 +153,6 @@ def decaying(parameters: Iterable[torch.nn.Parameter], decay: float, rate: float
         {"params": matrices, "weight_decay": decay, "rate": rate},
         {"params": vectors, "weight_decay": 0.0, "rate": rate},
     ]
-
-
-def _precision(precision: str) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +17,8 @@ from ostro.models.ostro.encoder import StemEncoder
 from ostro.training.checkpoint import load_state, save_state
 from ostro.training.muon import Muon
 from ostro.training.pairs import Pairs
+from ostro.training.precision import MixedPrecision, Precision
+from ostro.training.senses.batches import moved
 from ostro.training.senses.contrast import ContrastiveLoss
 
 Watch = Callable[[int, dict[str, float]], None]
@@ -27,8 +28,8 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     """Muon on matrices and kernels, AdamW on the rest; the rates rise over `warmup` of the steps and fall to zero.
 
     batch: pairs of a step. temperature: of InfoNCE. imitation: weight of being near to what a teacher makes of the same
-    input, where there is a teacher. ema: decay of the averaged weights that are kept. precision: bf16
-    runs products in bfloat16 (autocast).
+    input, where there is a teacher. ema: decay of the averaged weights that are kept. precision: of matrix products
+    (autocast); weights are of fp32.
     """
 
     steps: int
@@ -43,7 +44,7 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     imitation: float = 2.0
     width: int = 128
     ema: float = 0.999
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "bf16"
     evaluate_every: int = 200
     save_every: int = 200
 
@@ -64,7 +65,8 @@ class CaptionTower(nn.Module):
         """Numbers of captions -> [B, width]."""
         chosen = [self._ids[caption] for caption in captions]
         offsets = torch.tensor([0, *np.cumsum([len(ids) for ids in chosen])[:-1].tolist()])
-        out: torch.Tensor = self.layers(self.words(torch.cat(chosen), offsets))
+        device = self.words.weight.device
+        out: torch.Tensor = self.layers(self.words(torch.cat(chosen).to(device), offsets.to(device)))
         return out
 
 
@@ -91,17 +93,22 @@ class Towers(nn.Module):
 
 class Pretrainer:
     """Deterministic, resumable: a step's batch is a function of (seed, step). teacher: an encoder of the same sense and
-    as many rows, of `taught` channels."""
+    as many rows, of `taught` channels. device: where it is trained, the CPU without one."""
 
     def __init__(
         self, encoder: StemEncoder, pairs: Pairs, recipe: PretrainRecipe, *, hidden_size: int, seed: int, folder: Path,
-        fingerprint: str, teacher: Encoder | None = None, taught: int = 0,
+        fingerprint: str, teacher: Encoder | None = None, taught: int = 0, device: torch.device | None = None,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
         initialise_encoder(encoder)
         encoder.normalise()
         self._teacher = teacher if recipe.imitation else None
         self.towers = Towers(encoder, pairs, hidden_size, recipe.width, 0 if self._teacher is None else taught)
+        self._device = device or torch.device("cpu")
+        self.towers.to(self._device)
+        if self._teacher is not None:
+            self._teacher.to(self._device)
+        self._precision = MixedPrecision(recipe.precision, self._device)
         self.average = copy.deepcopy(self.towers).requires_grad_(False).eval()
         self.step = 0
         self._pairs, self._recipe, self._seed = pairs, recipe, seed
@@ -120,6 +127,7 @@ class Pretrainer:
         self.average.load_state_dict(_under("average.", tensors))
         for index, optimiser in enumerate(self._optimisers):
             _restore(optimiser, _under(f"optimiser.{index}.", tensors))
+        self._precision.restore(tensors)
         return True
 
     def save(self) -> None:
@@ -128,6 +136,7 @@ class Pretrainer:
         for index, optimiser in enumerate(self._optimisers):
             for number, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{index}.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= self._precision.state()
         save_state(self._folder, self.step, self._fingerprint, tensors)
 
     def run(self, watch: Watch, *, until: int | None = None) -> StemEncoder:
@@ -141,7 +150,7 @@ class Pretrainer:
             if self.step % recipe.save_every == 0 or self.step == last:
                 self.save()
             watch(self.step, figures)
-        encoder = copy.deepcopy(self.average.encoder)
+        encoder = copy.deepcopy(self.average.encoder).cpu()
         assert isinstance(encoder, StemEncoder)
         encoder.settle()
         return encoder
@@ -154,10 +163,11 @@ class Pretrainer:
         for optimiser, rates in zip(self._optimisers, self._rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * max(factor, 1e-3)
-        inputs, labels = self._pairs.batch(self._seed, self.step, recipe.batch)
+        made, labels = self._pairs.batch(self._seed, self.step, recipe.batch)
+        inputs = moved(made, self._device)
         drawn = np.random.default_rng([self._seed, self.step, 1]).integers(0, templates, len(labels)).tolist()
         self.towers.train()
-        with unhurried(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with unhurried(), self._precision.products():
             rows = finished(self.towers.encoder.encode(inputs))
             seen_BE = self.towers.pooled(rows)
             said_BE = self.towers.captions([label * templates + k for label, k in zip(labels, drawn, strict=True)])
@@ -165,9 +175,8 @@ class Pretrainer:
         loss = self._loss(seen_BE.float(), said_BE.float(), labels) + recipe.imitation * distance
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimiser in self._optimisers:
-            optimiser.step()
+        self._precision.backward(loss)
+        self._precision.step(self._optimisers)
         self.step += 1
         self._update_average()
         taught = {} if self._teacher is None else {"imitation": distance.item()}
@@ -196,14 +205,15 @@ class Pretrainer:
 def zero_shot(towers: Towers, pairs: Pairs) -> float:
     """Share of validation inputs that are nearest to the mean of their own label's captions."""
     towers.eval()
+    device = towers.projection.weight.device
     texts = towers.captions(list(range(len(pairs.labels) * len(pairs.captions))))
     means_LE = F.normalize(texts, dim=1).view(len(pairs.labels), len(pairs.captions), -1).mean(1)
     right = count = 0
     for inputs, labels in pairs.validation():
-        with unhurried(), torch.autocast("cpu", torch.bfloat16):
-            seen_BE = towers.inputs(inputs)
+        with unhurried(), torch.autocast(device.type, torch.bfloat16):
+            seen_BE = towers.inputs(moved(inputs, device))
         nearest = (seen_BE.float() @ F.normalize(means_LE, dim=1).T).argmax(1)
-        right += int((nearest == torch.tensor(labels)).sum())
+        right += int((nearest.cpu() == torch.tensor(labels)).sum())
         count += len(labels)
     return right / count
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from ostro.core.errors import ConfigError
 from ostro.models.config import DecoderConfig
+from ostro.training.precision import Precision
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     """AdamW with warm-up and a cosine, over `steps` batches of about `tokens` tokens.
 
     question_loss: weight of a question's own tokens, against 1 for its answer. ema: decay of the averaged weights
-    that are kept. precision: bf16 runs matrix products in bfloat16 (autocast).
+    that are kept. precision: of matrix products (autocast); weights are of fp32.
     """
 
     steps: int
@@ -90,7 +91,7 @@ class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     label_smoothing: float = 0.0
     question_loss: float = 0.0
     ema: float = 0.999
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     save_every: int = 200
     evaluate_every: int = 500
 

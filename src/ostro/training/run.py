@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -57,12 +58,20 @@ def prepare(recipe: Recipe, data: Path, out: Path) -> Prepared:
 
 
 def run_recipe(
-    recipe: Recipe, data: Path, out: Path, *, watch: Callable[[int, dict[str, float]], None]
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    watch: Callable[[int, dict[str, float]], None],
+    device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Train, or go on training, and write the checkpoint into `out / "model"`. Returns the final figures."""
+    """Train, or go on training, and write the checkpoint into `out / "model"`. device: the CPU without one. Returns the
+    final figures."""
+    device = device or torch.device("cpu")
     prepared = prepare(recipe, data, out)
     model = Decoder(recipe.model.config(recipe.tokenizer.vocab_size))
     initialise(model, recipe.seed)
+    model.to(device)
     trainer = Trainer(
         model,
         next_tokens(Batches(recipe, prepared.renderer, prepared.split.train, prepared.train_text), recipe.train),
@@ -81,10 +90,12 @@ def run_recipe(
     def quick(current: Decoder) -> dict[str, float]:
         stride = max(1, len(prepared.split.validation) // QUICK)
         part = prepared.split.validation[::stride]
-        return {"accuracy": intent_accuracy(current, prepared.renderer, part)}
+        # Answers are made on the CPU, which a copy of few parameters reaches quickly.
+        here = current if device.type == "cpu" else copy.deepcopy(current).cpu()
+        return {"accuracy": intent_accuracy(here, prepared.renderer, part)}
 
     trainer.run(watch=record, evaluate=quick)
-    return finish(prepared, trainer.average, out)
+    return finish(prepared, trainer.average.cpu(), out)
 
 
 def next_tokens(batches: Batches, recipe: OptimiserRecipe) -> Objective:
@@ -92,7 +103,7 @@ def next_tokens(batches: Batches, recipe: OptimiserRecipe) -> Objective:
 
     def objective(model: Decoder, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         loss = next_token_loss(
-            model, batches.batch(step), dropout=recipe.dropout, label_smoothing=recipe.label_smoothing
+            model, batches.batch(step).to(model.device), dropout=recipe.dropout, label_smoothing=recipe.label_smoothing
         )
         return loss, {}
 

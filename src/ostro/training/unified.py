@@ -98,7 +98,7 @@ class UnifiedLoss:
             return None
         top = len(gate.widths) - 1
         whole = torch.rand(1).item() < self._recipe.whole
-        drawn_T = torch.randint(0, top + 1, (len(batch.inputs_T),))
+        drawn_T = torch.randint(0, top + 1, (len(batch.inputs_T),)).to(batch.inputs_T.device)
         del step  # its randomness is seeded by whoever runs it
         return torch.where((batch.modalities_T == TEXT) & (not whole), drawn_T, top)
 

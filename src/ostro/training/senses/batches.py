@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,13 +51,9 @@ class SenseBatch(Batch):
 
     def to(self, device: torch.device | str) -> SenseBatch:
         """The same on another device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        media = tuple(MediaRows(one.modality, _moved(one.inputs, device), one.rows_N.to(device)) for one in self.media)
-        return replace(self, **moved, media=media, labels={name: x.to(device) for name, x in self.labels.items()})
+        media = tuple(MediaRows(one.modality, moved(one.inputs, device), one.rows_N.to(device)) for one in self.media)
+        labels = {name: x.to(device) for name, x in self.labels.items()}
+        return replace(super().to(device), media=media, labels=labels)
 
     def context(self, dropout: float = 0.0) -> DenseContext:
         return DenseContext(self.rows, dropout, self.segments_T, self.modalities_T)
@@ -66,11 +61,19 @@ class SenseBatch(Batch):
 
 class Batcher:
     """Makes batches of examples. groups: of labels, as the model's config has them. row_length: tokens of a row that
-    documents are packed into; a longer document makes longer rows. asked: as of `Prompts`."""
+    documents are packed into; a longer document makes longer rows. asked: as of `Prompts`. device: where batches lie.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, groups: Sequence[LabelGroup] = (), *, row_length: int = 256, asked: float = 0.0
+        self,
+        tokenizer: Tokenizer,
+        groups: Sequence[LabelGroup] = (),
+        *,
+        row_length: int = 256,
+        asked: float = 0.0,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self._device = device
         self._prompts = Prompts(tokenizer, asked=asked)
         self._groups = {group.name: {label: at for at, label in enumerate(group.labels)} for group in groups}
         self._row_length = row_length
@@ -80,7 +83,7 @@ class Batcher:
         documents = [self._prompts.document(example) for example in examples]
         asked = [example for example, document in zip(examples, documents, strict=True) if document.begins is not None]
         labels = {name: self._targets(name, asked) for name in self._groups}
-        return _collate(documents, self._prompts.pad, self._row_length, labels)
+        return _collate(documents, self._prompts.pad, self._row_length, labels).to(self._device)
 
     def pairs(self, examples: Sequence[Example]) -> tuple[SenseBatch, SenseBatch, list[str]]:
         """What is sensed, and the captions of it, for the contrastive loss; with the captions, which are its groups.
@@ -93,8 +96,8 @@ class Batcher:
         named = [str(caption) for caption in captions]
         sensed = [self._prompts.sensed(example) for example in examples]
         said = [self._prompts.caption(caption) for caption in named]
-        pad, length = self._prompts.pad, self._row_length
-        return _collate(sensed, pad, length, {}), _collate(said, pad, length, {}), named
+        first, second = (_collate(one, self._prompts.pad, self._row_length, {}) for one in (sensed, said))
+        return first.to(self._device), second.to(self._device), named
 
     def _targets(self, group: str, examples: Sequence[Example]) -> torch.Tensor:
         numbers = self._groups[group]
@@ -171,15 +174,19 @@ def _collate(documents: Sequence[Document], pad: int, length: int, labels: Mappi
     )
 
 
-def _moved(inputs: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
-    """Those of one shape cross together: a copy each would take longer than what is in it."""
+def moved(inputs: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, ...]:
+    """The same on another device. Those of one shape cross together: a copy each would take longer than what is in
+    it."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return tuple(one.to(device) for one in inputs)
     shapes: dict[tuple[int, ...], list[int]] = {}
     for index, one in enumerate(inputs):
         shapes.setdefault(tuple(one.shape), []).append(index)
-    moved: dict[int, torch.Tensor] = {}
+    found: dict[int, torch.Tensor] = {}
     for indices in shapes.values():
-        moved |= dict(zip(indices, torch.stack([inputs[index] for index in indices]).to(device), strict=True))
-    return tuple(moved[index] for index in range(len(inputs)))
+        found |= dict(zip(indices, torch.stack([inputs[index] for index in indices]).to(device), strict=True))
+    return tuple(found[index] for index in range(len(inputs)))
 
 
 def _flat(x: np.ndarray) -> torch.Tensor:
