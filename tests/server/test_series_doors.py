@@ -198,6 +198,20 @@ def test_sounds_and_images_are_embedded_beside_texts(node: Node, llm: LLM) -> No
     np.testing.assert_allclose(vectors[[1, 3]], alone_ND, atol=1e-4)
 
 
+def test_a_series_is_embedded_in_both_forms(node: Node) -> None:
+    given = [{"series": VALUES}, {"type": "input_series", "input_series": VALUES}, {"series": VALUES[::-1]}]
+    answer = node.http.post("/v1/embeddings", json={"input": given})
+    assert answer.status_code == 200, answer.text
+    short, named, other = (np.array(item["embedding"]) for item in answer.json()["data"])
+    np.testing.assert_allclose(short, named, atol=1e-5)
+    assert np.abs(short - other).max() > 0.01
+    wrong = node.http.post("/v1/embeddings", json={"input": ["a river", {"series": [1, "x"]}]})
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["param"].startswith("input[1]")
+    nothing = node.http.post("/v1/embeddings", json={"input": [{"video": "x"}]})
+    assert "one of text, image, audio and series" in nothing.json()["error"]["message"]
+
+
 def test_what_a_model_senses_is_told(node: Node) -> None:
     capabilities = node.http.get("/v1/models/senses").json()["capabilities"]
     assert (capabilities["vision"], capabilities["audio"], capabilities["series"]) == (True, True, True)

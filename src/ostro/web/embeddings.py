@@ -18,8 +18,8 @@ Input = str | list[int] | dict[str, Any]
 
 
 class EmbeddingPart(BaseModel):
-    """An image, a sound or a text as a part of a chat message has it, or short: `{"image": …}`, `{"audio": …}`,
-    `{"text": …}`."""
+    """An image, a sound, a series or a text as a part of a chat message has it, or short: `{"image": …}`,
+    `{"audio": …}`, `{"series": [numbers]}`, `{"text": …}`."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -93,6 +93,9 @@ class EmbeddingRequest(WireRequest):
         return listed
 
 
+_SHORT = {"image": "image", "audio": "audio", "series": "input_series"}
+
+
 def _part(field: str, one: object) -> Input:
     if not isinstance(one, EmbeddingPart):
         return cast("Input", one)
@@ -100,9 +103,11 @@ def _part(field: str, one: object) -> Input:
     if part.get("type") in ("text", None) and "text" in part:
         return str(part["text"])
     if "type" not in part:
-        part["type"] = next((name for name in ("image", "audio") if name in part), "text")
+        part["type"] = next((kind for name, kind in _SHORT.items() if name in part), "text")
     if part["type"] not in KINDS:
-        raise InvalidRequestError(f"{field} needs one of text, image and audio.", param=field)
+        raise InvalidRequestError(f"{field} needs one of text, image, audio and series.", param=field)
+    if "series" in part and part["type"] == "input_series":
+        part["input_series"] = part.pop("series")
     return part
 
 
