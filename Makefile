@@ -6,6 +6,8 @@ MODEL ?=
 # More arguments for pip, pytest (twice: ours, the clients'), `ostro serve` and `python -m benchmarks`.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+# Processes that share the tests, a file at a time.
+WORKERS ?= 2
 CLIENTS_ARGS ?=
 SERVE_ARGS ?=
 BENCH_ARGS ?=
@@ -33,7 +35,7 @@ serve: $(VENV)/.base ## serve MODEL (default: the embedded one) on PORT (default
 	$(BIN)/ostro serve $(MODEL) --port $(PORT) $(SERVE_ARGS)
 
 test: $(VENV)/.test $(if $(CLIENTS_TOO),$(CLIENTS)/.done) ## run the tests
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 	$(if $(CLIENTS_TOO),$(CLIENTS)/bin/python -m pytest -c tests_clients/pytest.ini tests_clients -m "not slow" $(CLIENTS_ARGS))
 
 check: $(VENV)/.test ## lint, format, types, import contracts

@@ -65,6 +65,21 @@ def quick_dropout(x: torch.Tensor, probability: float) -> torch.Tensor:
     return x * kept * (256 / (256 - threshold))
 
 
+# Tokens of a row up to which PyTorch's fused attention takes longer on a CPU, forward and backward, than two products.
+SHORT_ROW = 256
+
+
+def _by_products(
+    q_BHSD: torch.Tensor, k_BHSD: torch.Tensor, v_BHSD: torch.Tensor, bias_NSS: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention as it is written, in the type of what it is given. bias_NSS: 0 where a query sees a key, else -inf, for
+    each row and head; every query sees a key."""
+    q_NSD, k_NSD, v_NSD = (x_BHSD.flatten(0, 1) for x_BHSD in (q_BHSD, k_BHSD, v_BHSD))
+    with torch.autocast("cpu", enabled=False):
+        scores_NSS = torch.baddbmm(bias_NSS, q_NSD * scale, k_NSD.transpose(1, 2))
+        return torch.bmm(scores_NSS.softmax(-1), v_NSD).view(q_BHSD.shape)
+
+
 class DenseContext:
     """Rows of equal length, causal within a row, nothing cached, differentiable: training and scoring.
 
@@ -85,6 +100,7 @@ class DenseContext:
         self.dropout = dropout
         self._segments_T = segments_T
         self._masks: dict[int, torch.Tensor | None] = {}
+        self._biases: dict[tuple[int, int, torch.dtype], torch.Tensor] = {}
 
     def attend(self, spec: AttentionSpec, qkv_TE: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         q_THD, k_TKD, v_TKD = reference.split_rotate(qkv_TE, *rotation, spec.heads, spec.kv_heads)
@@ -97,13 +113,26 @@ class DenseContext:
         k_BHSD = rows(k_TKD).repeat_interleave(group, dim=1)
         v_BHSD = rows(v_TKD).repeat_interleave(group, dim=1)
         mask = self._mask(length, spec.window, qkv_TE.device)
-        out_BHSD = F.scaled_dot_product_attention(
-            q_BHSD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=mask is None, scale=spec.scale
-        )
+        if mask is not None and length <= SHORT_ROW and qkv_TE.requires_grad and qkv_TE.device.type == "cpu":
+            bias_NSS = self._bias(mask, spec, qkv_TE.dtype)
+            out_BHSD = _by_products(q_BHSD, k_BHSD, v_BHSD, bias_NSS, spec.scale)
+        else:
+            out_BHSD = F.scaled_dot_product_attention(
+                q_BHSD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=mask is None, scale=spec.scale
+            )
         return out_BHSD.transpose(1, 2).reshape(qkv_TE.shape[0], -1)
 
     def residual(self, branch_TD: torch.Tensor) -> torch.Tensor:
         return quick_dropout(branch_TD, self.dropout) if self.dropout else branch_TD
+
+    def _bias(self, mask: torch.Tensor, spec: AttentionSpec, dtype: torch.dtype) -> torch.Tensor:
+        """The mask as what is added to scores, [B * H, S, S], the same for all layers."""
+        key = (spec.window, spec.heads, dtype)
+        if key not in self._biases:
+            bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+            length = mask.shape[-1]
+            self._biases[key] = bias.expand(self.batch, spec.heads, length, length).flatten(0, 1)
+        return self._biases[key]
 
     def _mask(self, length: int, window: int, device: torch.device) -> torch.Tensor | None:
         """Who sees whom, [S, S] or [B, 1, S, S]; None where plain causal attention is all there is."""
