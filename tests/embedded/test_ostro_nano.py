@@ -143,11 +143,29 @@ def test_the_cards_state_what_the_models_must_reach(name: str) -> None:
     found = figures(name)
     assert found["a photo's class, as the most probable label"] >= 75
     assert found["a spoken digit"] >= 97
+    assert found["a customer's intent"] >= 88
     card = (embedded_models()[name] / "README.md").read_text()
     assert "CC BY-SA 4.0" in card
     assert "does not" in card
     if name == "ostro-nano-edge":
         assert all(value >= figures("ostro-nano")[what] - 2 for what, value in found.items())
+
+
+def test_the_gate_follows_how_hard_the_text_is(name: str) -> None:
+    """Held-out loss is less than at a fixed width of equal compute, and the gate's score goes with it."""
+    card = " ".join((embedded_models()[name] / "README.md").read_text().split())
+    found = re.search(
+        r"Text runs (\d+)% of the feed-forward channels on average. The loss of validation text is ([\d.]+) nats a "
+        r"token so, ([\d.]+) with a fixed width of as much compute, ([\d.]+) with the same widths drawn by chance, and "
+        r"([\d.]+) with all channels; the gate's score correlates with the loss at the least width by ([\d.]+)",
+        card,
+    )
+    assert found is not None
+    share, gated, fixed, drawn, _, correlation = map(float, found.groups())
+    assert share <= 40
+    assert gated < fixed
+    assert gated < drawn
+    assert correlation > 0.1
 
 
 def test_it_names_intents_asked_in_other_words(llm: LLM) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -22,15 +23,16 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a gate is worth, on tokens that its thresholds were not chosen by.
 
     share: of the full feed-forward compute, layers before the gate included. loss: mean (nats) where the gate decides;
-    fixed_loss: where the same levels go to other tokens of the text, by chance, so at equal compute; whole_loss: with
-    all channels; least_loss: with the fewest. correlation: Pearson's, of the first score with the loss at the first
-    level.
+    drawn_loss: where the same levels go to other tokens of the text, by chance; width_loss: with a fixed width for all
+    tokens, interpolated between the two that cost less and more, so at equal compute as well; whole_loss: with all
+    channels; least_loss: with the fewest. correlation: Pearson's, of the first score with the loss at the first level.
     """
 
     thresholds: list[float]
     share: float
     loss: float
-    fixed_loss: float
+    drawn_loss: float
+    width_loss: float
     whole_loss: float
     least_loss: float
     correlation: float
@@ -75,7 +77,7 @@ def judge_gate(model: UnifiedDecoder, batches: Sequence[SenseBatch], thresholds:
     assert gate is not None
     assert model.gate is not None
     generator = torch.Generator().manual_seed(0)
-    gated, fixed, levels = [], [], []
+    gated, drawn, levels = [], [], []
     for batch in batches:
         scores: list[torch.Tensor] = []
         gated.append(_losses(model, batch, None, scores))
@@ -83,16 +85,20 @@ def judge_gate(model: UnifiedDecoder, batches: Sequence[SenseBatch], thresholds:
         levels_T = torch.where(batch.modalities_T == TEXT, model.gate.levels(scores[0]), len(gate.widths) - 1)
         levels.append(levels_T[text_T])
         mixed_N = levels[-1][torch.randperm(len(levels[-1]), generator=generator)]
-        fixed.append(_losses(model, batch, levels_T.masked_scatter(text_T, mixed_N), []))
+        drawn.append(_losses(model, batch, levels_T.masked_scatter(text_T, mixed_N), []))
     losses_NL, scores_NL = level_losses(model, batches)
     shares_L = torch.tensor([width / gate.widths[-1] for width in gate.widths], dtype=torch.float64)
     layers = model.config.num_layers
     behind = float(shares_L[torch.cat(levels)].mean())
+    least, before = float(shares_L[0]), gate.layer / layers  # text runs the first level in front of the gate
+    share = before * least + (1 - before) * behind
+    costs_L = before * least + (1 - before) * shares_L
     return GateReport(
         thresholds=thresholds,
-        share=(gate.layer * float(shares_L[0]) + (layers - gate.layer) * behind) / layers,
+        share=share,
         loss=float(torch.cat(gated).mean()),
-        fixed_loss=float(torch.cat(fixed).mean()),
+        drawn_loss=float(torch.cat(drawn).mean()),
+        width_loss=float(np.interp(share, costs_L.numpy(), losses_NL.mean(0).numpy())),
         whole_loss=float(losses_NL[:, -1].mean()),
         least_loss=float(losses_NL[:, 0].mean()),
         correlation=float(torch.corrcoef(torch.stack([scores_NL[:, 0].float(), losses_NL[:, 0].float()]))[0, 1]),
