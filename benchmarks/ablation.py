@@ -1,19 +1,26 @@
 """What each part of the unified architecture gains: it is trained with the part and without, from scratch, by runs of
 one short recipe and several seeds, and asked validation examples by the engine that serves it.
 
-Runs have equal budgets: the same steps of the same batches. Without the contrastive stage its time goes to more steps
-of joint training, with the encoders at the full rate; they are then without what the stage brings besides, batch
-normalisation and Muon. Each run has a folder under --out, and one that is finished is
-not run again: a long measurement can be broken off. Takes about a quarter of an hour a run on two cores.
+Runs have equal budgets: the same steps of the same batches. Parts that change nothing of the contrastive stage take the
+encoders that it gave "everything" of the same seed. Without that stage its time goes to more steps of joint training,
+with the encoders at the full rate; they are then without what the stage brings besides, batch normalisation and Muon.
+Requests are timed at the end, all parts of a seed in turns.
+
+Each run has a folder under --out, and one that is finished is not run again: a long measurement can be broken off.
+Takes about a quarter of an hour a run; --jobs runs side by side, each with its share of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -23,7 +30,7 @@ from benchmarks.report import machine
 from ostro.cli.train_family import measure, size
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
-from ostro.training.family import Family, FamilyRecipe, run_family
+from ostro.training.family import FamilyRecipe, prepare, run_family
 from ostro.training.judging import prompt_of
 from ostro.training.recipe import convert, read_yaml
 from ostro.training.senses.tasks import Manner
@@ -54,17 +61,23 @@ def _no_contrast(recipe: FamilyRecipe) -> FamilyRecipe:
 
 # Steps of joint training that take as long as the recipe's contrastive stage.
 NO_CONTRAST_STEPS = 150
+WHOLE, NO_CONTRAST = "everything", "no contrastive stage"
 PARTS: dict[str, Callable[[FamilyRecipe], FamilyRecipe]] = {
-    "everything": lambda recipe: recipe,
+    WHOLE: lambda recipe: recipe,
     "no adapters": lambda recipe: _shape(recipe, adapter=0),
     "no routing": lambda recipe: _shape(recipe, routing=False),
     "no gate": lambda recipe: _shape(recipe, widths=[]),
-    "no contrastive stage": _no_contrast,
+    NO_CONTRAST: _no_contrast,
 }
 
 
-def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path) -> dict[str, float]:
-    folder = out / f"{name.replace(' ', '-')}-{seed}"
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    return out / f"{name.replace(' ', '-')}-{seed}"
+
+
+def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path, threads: int) -> dict[str, float]:
+    torch.set_num_threads(threads)
+    folder = folder_of(out, name, seed)
     kept = folder / "figures.json"
     changed = msgspec.structs.replace(PARTS[name](recipe), seed=recipe.seed + seed)
     mark, values = folder / "recipe.json", msgspec.json.encode(changed)
@@ -75,6 +88,9 @@ def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path) -> di
         return found
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_bytes(values)
+    shared = folder_of(out, WHOLE, seed) / "encoders"
+    if name not in (WHOLE, NO_CONTRAST) and shared.is_dir() and not (folder / "encoders").exists():
+        shutil.copytree(shared, folder / "encoders")  # whose recipe is compared when they are read
     clock = folder / "minutes"
     before = float(clock.read_text()) if clock.is_file() else 0.0
     started = time.monotonic()
@@ -83,40 +99,42 @@ def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path) -> di
     finally:
         clock.write_text(str(before + (time.monotonic() - started) / 60))
     figures = {"minutes": float(clock.read_text())}
-    figures |= measure(trained.family) | size(trained.family) | per_request(trained.family)
+    figures |= measure(trained.family) | size(trained.family)
     if trained.gate is not None:
         figures |= {"gate_share": trained.gate.share}
     kept.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 
-def per_request(family: Family) -> dict[str, float]:
-    """Median milliseconds of a request to the engine, for eight tokens, alone."""
-    llm = LLM(family.folder / "model", prefix_caching=False)
-    assert llm.tokenizer is not None
+def per_request(recipe: FamilyRecipe, names: Sequence[str], seed: int, data: Path, out: Path) -> dict[str, list[float]]:
+    """Median milliseconds of a request to the engine, alone, for eight tokens: of a question and of a photo."""
+    family = prepare(msgspec.structs.replace(recipe, seed=recipe.seed + seed), data, folder_of(out, WHOLE, seed))
+    models = {name: LLM(folder_of(out, name, seed) / "model", prefix_caching=False) for name in names}
     params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-    found = {}
+    found: dict[str, list[float]] = {name: [] for name in names}
     for task in ("intent", "photo"):
         examples = family.tasks({task: 1.0}, Manner(training=False), seed=9).examples(0, ROUNDS + 2)
-        taken = []
+        taken: dict[str, list[float]] = {name: [] for name in names}
         for example in examples:
-            prompt = prompt_of(llm.tokenizer, example)
-            started = time.perf_counter()
-            llm.generate([prompt], params)
-            taken.append(1000 * (time.perf_counter() - started))
-        found[f"ms_{task}"] = statistics.median(taken[2:])
+            for name, llm in models.items():
+                assert llm.tokenizer is not None
+                prompt = prompt_of(llm.tokenizer, example)
+                started = time.perf_counter()
+                llm.generate([prompt], params)
+                taken[name].append(1000 * (time.perf_counter() - started))
+        for name, times in taken.items():
+            found[name].append(statistics.median(times[2:]))
     return found
 
 
-def row(name: str, runs: list[dict[str, float]]) -> str:
+def row(name: str, runs: list[dict[str, float]], times: list[float]) -> str:
     """Means, and from the least to the most."""
     cells = [name]
     for figure in SHOWN:
         values = [100 * run[figure] for run in runs]
         cells.append(f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})")
     cells.append(f"{runs[0]['parameters'] / 1e6:.2f} M")
-    cells += [f"{statistics.mean(run[figure] for run in runs):.1f}" for figure in ("ms_intent", "ms_photo", "minutes")]
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join([*cells, *(f"{one:.1f}" for one in times)]) + " |"
 
 
 def main() -> None:
@@ -126,21 +144,31 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--json", action="store_true", help="print only the last line, one JSON object")
     args = parser.parse_args()
     recipe = convert(read_yaml(args.recipe), FamilyRecipe, args.recipe)
-    torch.manual_seed(0)
-    # Seeds outside: after one round there is a first answer to everything.
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in args.parts}
-    for seed in range(args.seeds):
-        for name in args.parts:
-            found[name].append(run(name, seed, recipe, args.data, args.out))
+    # First those whose encoders the others take.
+    first = [name for name in (WHOLE, NO_CONTRAST) if name in args.parts]
+    rest = [name for name in args.parts if name not in first]
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    found: dict[str, list[dict[str, float]]] = {name: [{}] * args.seeds for name in args.parts}
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        for names in (first, rest):
+            wanted = [(name, seed) for seed in range(args.seeds) for name in names]
+            runs = [pool.submit(run, *one, recipe, args.data, args.out, threads) for one in wanted]
+            for (name, seed), one in zip(wanted, runs, strict=True):
+                found[name][seed] = one.result()
+    times = {name: [0.0, 0.0] for name in args.parts}
+    by_seed = [per_request(recipe, args.parts, seed, args.data, args.out) for seed in range(args.seeds)]
+    for name in args.parts:
+        times[name] = [statistics.mean(one[name][index] for one in by_seed) for index in (0, 1)]
     if not args.json:
-        print("| part | " + " | ".join([*SHOWN, "parameters", "ms a question", "ms a photo", "minutes"]) + " |")
-        print("| --- " * (len(SHOWN) + 5) + "|")
-        for name, runs in found.items():
-            print(row(name, runs))
-    print(json.dumps({"benchmark": "ablation", "runs": found, "machine": machine()}))
+        print("| part | " + " | ".join([*SHOWN, "parameters", "ms a question", "ms a photo"]) + " |")
+        print("| --- " * (len(SHOWN) + 4) + "|")
+        for name, listed in found.items():
+            print(row(name, listed, times[name]))
+    print(json.dumps({"benchmark": "ablation", "runs": found, "milliseconds": times, "machine": machine()}))
 
 
 if __name__ == "__main__":
