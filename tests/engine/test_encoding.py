@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from ostro.core.media import MediaInput, MediaSpan
+from ostro.core.errors import QueueFullError
+from ostro.core.media import MediaInput, MediaSpan, Prompt
 from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest
 from ostro.core.sampling import SamplingParams
 from ostro.engine import encoding
 from ostro.engine.engine import Engine
+from ostro.engine.llm import LLM
 from ostro.models.layers.encoder import Work
 from tiny_unified import write_unified_model
 
@@ -75,3 +78,32 @@ def test_images_that_wait_together_are_encoded_in_one_batch(folder: Path, monkey
         assert batches == expected
         assert apart == together
     assert len({tuple(tokens) for tokens in together.values()}) == 3, "each sees its own"
+
+
+def test_inputs_that_wait_have_a_bound_together(folder: Path) -> None:
+    """One alone is taken whatever its size, equal ones count once, and there is room again when others are done."""
+    size = len(request(1).media[0].data)
+    engine = Engine.load(
+        EngineOptions(model=str(folder), device="cpu", dtype="float32", kv_memory=4 << 20, media_memory=2 * size)
+    )
+    engine.add(request(1))
+    engine.add(request(2))
+    engine.add(msgspec.structs.replace(request(2), request_id="again"))
+    with pytest.raises(QueueFullError, match="bytes that there are"):
+        engine.add(request(3))
+    text = EngineRequest(request_id="text", prompt_token_ids=[1, 60], params=SamplingParams(max_tokens=1), seed=0)
+    engine.add(text)
+    while engine.has_work:
+        engine.step()
+    engine.add(request(3))
+    engine.abort("r3")
+    engine.options = msgspec.structs.replace(engine.options, media_memory=size // 2)
+    engine.add(request(4))
+
+
+def test_many_inputs_of_a_program_wait_their_turn(folder: Path) -> None:
+    size = len(request(1).media[0].data)
+    llm = LLM(folder, device="cpu", dtype="float32", kv_memory=4 << 20, media_memory=2 * size)
+    prompts = [Prompt(one.prompt_token_ids, one.spans, one.media) for one in map(request, range(6))]
+    outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=3, ignore_eos=True))
+    assert [len(output.token_ids) for output in outputs] == [3] * 6

@@ -105,3 +105,19 @@ def test_one_request_leaves_turns_to_others_and_has_a_sum_of_its_own(monkeypatch
     assert raised.value.code == "too_many_media"
     assert web.asked < 8
     assert web.running == 0
+
+
+def test_few_conversations_are_read_at_a_time() -> None:
+    """So that what they hold is bounded together."""
+    web = SlowWeb()
+    reader = MediaReader(cast(MediaFetcher, web), {"image": 10_000})
+
+    async def everybody() -> None:
+        def ask(number: int) -> Any:
+            part = {"type": "image_url", "image_url": {"url": f"https://a.org/{'1' * number}"}}
+            return reader.read([{"role": "user", "content": [part]}], SENSES, None)
+
+        await asyncio.gather(*(ask(number) for number in range(1, 21)))
+
+    asyncio.run(everybody())
+    assert (web.asked, web.most) == (20, 8)

@@ -77,6 +77,9 @@ def serve(
     encoder_cache: str | None = typer.Option(
         None, help="Memory for encoded images and sounds, such as 256MiB, which is the default."
     ),
+    media_memory: str | None = typer.Option(
+        None, help="Memory for images and sounds that are not encoded yet, such as 2GiB, which is the default."
+    ),
     served_name: str | None = typer.Option(None, help="What the model is called on the wire."),
     max_model_len: int | None = typer.Option(None, help="Most tokens of prompt and answer together."),
     kv_memory: str | None = typer.Option(None, help=f"Memory for the KV cache, {_SIZE_HELP}."),
@@ -115,6 +118,7 @@ def serve(
         "max_batch_tokens": max_batch_tokens,
         "max_waiting": max_waiting,
         "encoder_cache": parse_size(encoder_cache),
+        "media_memory": parse_size(media_memory),
         "speculate": speculate,
         "threads": threads,
         "pin": pin,

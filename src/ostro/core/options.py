@@ -28,6 +28,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     block_size: tokens in a KV block. max_num_seqs: sequences in a batch.
     max_batch_tokens: token budget of a step; prefill is cut into chunks to fit it.
     max_waiting: requests that may wait; one more is refused with QueueFullError.
+    media_memory: bytes that images and sounds of requests, running and waiting, may take together before they are
+        encoded; a request above it is refused with QueueFullError while there are others.
     prefix_caching: reuse KV blocks of equal prefixes.
     encoder_cache: bytes for what encoders made of images and sounds, kept for prompts that hold them again.
     slowdown: the factor by which the time between tokens of running streams may grow while an image or a sound is
@@ -50,6 +52,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_num_seqs: int = 64
     max_batch_tokens: int = 1024
     max_waiting: int = 256
+    media_memory: int = 2 * 1024 * 1024 * 1024
     prefix_caching: bool = True
     encoder_cache: int = 256 * 1024 * 1024
     slowdown: float = 2.0
@@ -59,7 +62,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pin: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("block_size", "max_num_seqs", "max_batch_tokens", "max_waiting"):
+        for field in ("block_size", "max_num_seqs", "max_batch_tokens", "max_waiting", "media_memory"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}.", param=field)
         if self.max_batch_tokens < self.max_num_seqs:

@@ -108,6 +108,12 @@ class Engine:
                 f"{waiting} requests are waiting already, which is the limit. Try again later.",
                 retry_after=self.counters.drain_estimate(waiting),
             )
+        if not self.holds_media(request):
+            raise QueueFullError(
+                f"The images and sounds of {len(self._sequences)} requests and this one take more than the "
+                f"{self.options.media_memory} bytes that there are for them. Try again later.",
+                retry_after=self.counters.drain_estimate(len(self._sequences)),
+            )
         now = self._clock()
         self._order += 1
         groups = len(self.blocks.windows)
@@ -120,6 +126,13 @@ class Engine:
             assert self._grammars is not None
             self._compiling[request.request_id] = self._grammars.compile(request.params.constraint)
         self._sink(RequestQueued(request.request_id, sequence.num_prompt, now))
+
+    def holds_media(self, request: EngineRequest) -> bool:
+        """Whether there is memory for its images and sounds beside those of others; alone it is always taken."""
+        if not request.media or not self._sequences:
+            return True
+        inputs = [*request.media, *(one for held in self._sequences.values() for one in held.request.media)]
+        return sum({one.digest: len(one.data) for one in inputs}.values()) <= self.options.media_memory
 
     def abort(self, request_id: str) -> None:
         """Cancel: the request's blocks are free when this returns. Unknown ids are ignored: it may just be done."""

@@ -252,7 +252,8 @@ class LLM:
         box = _Box({request.request_id for request in queue})
         try:
             while box.open:
-                while queue and self.engine.stats().waiting < self.engine.options.max_waiting:
+                most = self.engine.options.max_waiting
+                while queue and self.engine.stats().waiting < most and self.engine.holds_media(queue[0]):
                     request = queue.popleft()
                     self._boxes[request.request_id] = box
                     self.engine.add(request)

@@ -20,9 +20,10 @@ _AT_A_TIME = 2
 _FETCHES = 3
 # What one request may have fetched altogether; what is sent is bounded by the body.
 MAX_FETCHED_BYTES = 128 * 1024 * 1024
-# What the media of one conversation may take once they are read. A model's context ends most before; of one that is not
-# loaded it is not known.
-MAX_READ_BYTES = 1024 * 1024 * 1024
+# What the media of one conversation may take once they are read, and conversations that are read at a time. A model's
+# context ends most before; of one that is not loaded it is not known.
+MAX_READ_BYTES = 512 * 1024 * 1024
+_CONVERSATIONS = 8
 
 
 class MediaTooLargeError(InvalidRequestError):
@@ -39,6 +40,7 @@ class MediaReader:
         self._fetcher = fetcher
         self._limits = limits
         self._decoding = asyncio.Semaphore(_AT_A_TIME)
+        self._reading = asyncio.Semaphore(_CONVERSATIONS)
 
     async def read(
         self, messages: Sequence[Mapping[str, Any]], senses: Senses, room: int | None = None
@@ -53,6 +55,12 @@ class MediaReader:
         split, sources = await asyncio.to_thread(_find, messages, senses)
         if not sources:
             return split
+        async with self._reading:
+            return put_back(split, await self._all(sources, senses, room))
+
+    async def _all(
+        self, sources: Sequence[MediaSource], senses: Senses, room: int | None
+    ) -> dict[tuple[int, int], MediaInput]:
         sources = await self._fetched(sources)
         # Equal media are read once, however often a conversation shows them.
         read: dict[tuple[bytes | None, str | None, str | None, str], MediaInput] = {}
@@ -74,7 +82,7 @@ class MediaReader:
             tokens += read[key].tokens
             if room is not None and tokens > room:
                 raise PromptTooLongError(tokens, None, room, at_least=True)
-        return put_back(split, found)
+        return found
 
     async def hear(self, source: MediaSource, senses: Senses) -> Sound:
         """A sound that is no part of a message. Raises InvalidRequestError naming its field."""
