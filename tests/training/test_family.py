@@ -20,11 +20,13 @@ from ostro.media.series import SeriesSettings
 from ostro.models.ostro.encoder import StemEncoder
 from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import StemConfig
-from ostro.training.family import FamilyRecipe, prepare, run_family
+from ostro.training.family import FamilyRecipe, initialise_unified, prepare, run_family
+from ostro.training.loop import Trainer
 from ostro.training.pairs import SignalPairs
 from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder
+from ostro.training.recipe import OptimiserRecipe
 from ostro.training.senses.tasks import Manner
-from ostro.training.unified import UnifiedLoss, UnifiedObjective
+from ostro.training.unified import UnifiedLoss, UnifiedObjective, align_groups
 from ostro.weights.loader import load_model
 
 STAGE: dict[str, Any] = {
@@ -351,3 +353,43 @@ def test_a_model_without_a_gate_has_one_level(data: Path, tmp_path: Path) -> Non
     model = load_model(tmp_path / "model")
     assert isinstance(model, UnifiedDecoder)
     assert model.unified.gate is None
+
+
+def test_matrices_of_layers_take_steps_of_muon_where_it_has_a_rate(data: Path, tmp_path: Path) -> None:
+    """Its step is orthogonal, so that no direction is left behind; all else goes on with AdamW."""
+    family = prepare(recipe(), data, tmp_path)
+    values = {**STAGE["optimiser"], "matrix_rate": 0.01, "matrix_decay": 0.0, "precision": "fp32"}
+    optimiser = msgspec.convert(values, OptimiserRecipe)
+    objective = msgspec.convert({"examples": 8, "contrast": 0.0, "gate": 0.0}, UnifiedObjective)
+
+    def trainer(folder: str) -> Trainer:
+        model = UnifiedDecoder(family.config)
+        initialise_unified(model, 3)
+        loss = UnifiedLoss(
+            objective, family.tasks(STAGE["tasks"], Manner(training=True)), None, family.batcher(asked=0.2)
+        )
+        groups = align_groups(model, 0.1)
+        return Trainer(model, loss, optimiser, seed=1, folder=tmp_path / folder, fingerprint="", groups=groups)
+
+    def train(one: Trainer, until: int) -> dict[str, torch.Tensor]:
+        one.run(until=until, watch=silent, evaluate=lambda _: {})
+        return {name: value.clone() for name, value in one.model.state_dict().items()}
+
+    one = trainer("one")
+    before = {name: value.clone() for name, value in one.model.state_dict().items()}
+    after = train(one, 1)
+    for name in ("layers.0.attention.qkv.weight", "layers.1.feed_forward.segments.0.down.weight"):
+        step = after[name] - before[name]
+        scale = 0.01 * max(1.0, step.shape[0] / step.shape[1]) ** 0.5
+        found = torch.linalg.svdvals(step) / scale
+        assert 0.7 < found.max() < 1.3, name
+        assert (found / found.max()).square().sum() > len(found) / 3, "its directions are about as long as each other"
+    embedding = after["embed.weight"] - before["embed.weight"]
+    assert embedding.abs().max() < 1.1 * 0.003, "AdamW's first step is the rate in every element"
+
+    whole = train(trainer("whole"), 2)
+    train(trainer("broken"), 1)
+    resumed = trainer("broken")
+    assert resumed.resume()
+    for name, value in train(resumed, 2).items():
+        assert torch.equal(value, whole[name]), name

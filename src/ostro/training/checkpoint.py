@@ -47,17 +47,17 @@ def load_state(folder: Path, fingerprint: str) -> tuple[int, dict[str, torch.Ten
     return int(meta["step"]), load_file(folder / str(meta["tensors"]))
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
-    """AdamW's moments and step counts by parameter index."""
+def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    """Moments and step counts by parameter index."""
     for index, state in optimiser.state_dict()["state"].items():
         for key, value in state.items():
-            yield f"optimiser.{index}.{key}", torch.as_tensor(value)
+            yield f"{name}.{index}.{key}", torch.as_tensor(value)
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".")
+    for path, value in tensors.items():
+        if path.startswith(f"{name}."):
+            _, index, key = path.split(".")
             state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

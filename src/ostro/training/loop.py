@@ -14,13 +14,15 @@ import torch
 
 from ostro.models.layers.decoder import Decoder
 from ostro.training.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from ostro.training.muon import Muon
 from ostro.training.precision import MixedPrecision
 from ostro.training.recipe import OptimiserRecipe
 
 Watch = Callable[[int, dict[str, float]], None]
 # The loss of a step, and figures of it that are worth watching. It may depend on the step only.
 Objective = Callable[[Decoder, int], tuple[torch.Tensor, dict[str, float]]]
-# Parameters as an optimiser takes them, in groups; `rate` of a group is a factor on the recipe's.
+# Parameters as an optimiser takes them, in groups; `rate` of a group is a factor on the recipe's, and a group with
+# `matrices` is Muon's where the recipe has a rate for it.
 Groups = list[dict[str, Any]]
 
 
@@ -52,12 +54,12 @@ class Trainer:
         self._folder = folder
         self._fingerprint = fingerprint
         groups = groups or decaying(model.parameters(), recipe.weight_decay)
-        self._factors = [group.pop("rate", 1.0) for group in groups]
         self._trained = [parameter for group in groups for parameter in group["params"]]
         trained = set(map(id, self._trained))
         for parameter in model.parameters():  # gradients that nobody wants would cost as much as the others
             parameter.requires_grad_(id(parameter) in trained)
-        self._optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95))
+        self._optimisers = optimisers(groups, recipe)
+        self._rates = [[group["lr"] for group in one.param_groups] for one in self._optimisers.values()]
         self._precision = MixedPrecision(recipe.precision, self._trained[0].device)
 
     def resume(self) -> bool:
@@ -68,14 +70,16 @@ class Trainer:
         self.step, tensors = found
         self.model.load_state_dict(_under("model.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
-        restore_optimiser(self._optimiser, tensors)
+        for name, optimiser in self._optimisers.items():
+            restore_optimiser(name, optimiser, tensors)
         self._precision.restore(tensors)
         return True
 
     def save(self) -> None:
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
-        tensors |= dict(optimiser_tensors(self._optimiser))
+        for name, optimiser in self._optimisers.items():
+            tensors |= dict(optimiser_tensors(name, optimiser))
         tensors |= self._precision.state()
         save_state(self._folder, self.step, self._fingerprint, tensors)
 
@@ -96,15 +100,19 @@ class Trainer:
         recipe = self._recipe
         torch.manual_seed(_step_seed(self._seed, self.step))
         rate = learning_rate(recipe, self.step)
-        for group, factor in zip(self._optimiser.param_groups, self._factors, strict=True):
-            group["lr"] = rate * factor
+        all_of_them = list(self._optimisers.values())
+        for optimiser, rates in zip(all_of_them, self._rates, strict=True):
+            for group, peak in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = peak * rate / recipe.rate
         with self._precision.products():
             loss, figures = self._objective(self.model, self.step)
-        self._optimiser.zero_grad(set_to_none=True)
+        for optimiser in all_of_them:
+            optimiser.zero_grad(set_to_none=True)
         self._precision.backward(loss)
-        self._precision.unscale(self._optimiser)
+        for optimiser in all_of_them:
+            self._precision.unscale(optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self._trained, recipe.clip)
-        self._precision.step([self._optimiser])
+        self._precision.step(all_of_them)
         self.step += 1
         self._update_average()
         return {"loss": loss.item(), "rate": rate, "norm": norm.item(), **figures}
@@ -153,6 +161,24 @@ def decaying(parameters: Iterable[torch.nn.Parameter], decay: float, rate: float
         {"params": matrices, "weight_decay": decay, "rate": rate},
         {"params": vectors, "weight_decay": 0.0, "rate": rate},
     ]
+
+
+def optimisers(groups: Groups, recipe: OptimiserRecipe) -> dict[str, torch.optim.Optimizer]:
+    """By the name that their state is kept under."""
+    of_muon = [group for group in groups if group.get("matrices") and recipe.matrix_rate]
+    rest = [group for group in groups if group not in of_muon]
+
+    def peaks(some: Groups, rate: float) -> Groups:
+        keys = ("rate", "matrices")
+        return [{**{k: v for k, v in one.items() if k not in keys}, "lr": rate * one.get("rate", 1.0)} for one in some]
+
+    found: dict[str, torch.optim.Optimizer] = {
+        "optimiser": torch.optim.AdamW(peaks(rest, recipe.rate), lr=recipe.rate, betas=(0.9, 0.95))
+    }
+    if of_muon:
+        matrices = [{**one, "weight_decay": recipe.matrix_decay} for one in peaks(of_muon, recipe.matrix_rate)]
+        found["muon"] = Muon(matrices, recipe.matrix_rate)
+    return found
 
 
 def _step_seed(seed: int, step: int) -> int:

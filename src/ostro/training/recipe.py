@@ -77,7 +77,8 @@ class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     """AdamW with warm-up and a cosine, over `steps` batches of about `tokens` tokens.
 
     question_loss: weight of a question's own tokens, against 1 for its answer. ema: decay of the averaged weights
-    that are kept. precision: of matrix products (autocast); weights are of fp32.
+    that are kept. precision: of matrix products (autocast); weights are of fp32. matrix_rate: above 0, the matrices
+    inside the decoder's layers are trained with Muon at this rate, and at matrix_decay, in place of AdamW.
     """
 
     steps: int
@@ -92,6 +93,8 @@ class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     question_loss: float = 0.0
     ema: float = 0.999
     precision: Precision = "fp32"
+    matrix_rate: float = 0.0
+    matrix_decay: float = 0.1
     save_every: int = 200
     evaluate_every: int = 500
 

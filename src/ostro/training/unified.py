@@ -192,20 +192,31 @@ def run(
 
 def align_groups(model: UnifiedDecoder, decay: float) -> Groups:
     """All but the encoders, which stay as they were pre-trained; their projectors, which bring them here, are not."""
-    frozen = {
-        id(parameter)
-        for name, parameter in model.named_parameters()
-        if name.startswith("encoders.") and ".projector." not in name
-    }
-    return decaying([parameter for parameter in model.parameters() if id(parameter) not in frozen], decay)
+    return _grouped({n: p for n, p in model.named_parameters() if not _encodes(n) or ".projector." in n}, decay)
 
 
 def joint_groups(model: UnifiedDecoder, decay: float, encoder_rate: float) -> Groups:
     """Everything, encoders at a rate of their own."""
-    named = list(model.named_parameters())
-    encoders = [parameter for name, parameter in named if name.startswith("encoders.")]
-    rest = [parameter for name, parameter in named if not name.startswith("encoders.")]
-    return [*decaying(rest, decay), *decaying(encoders, decay, encoder_rate)]
+    named = dict(model.named_parameters())
+    encoders = [parameter for name, parameter in named.items() if _encodes(name)]
+    rest = _grouped({name: parameter for name, parameter in named.items() if not _encodes(name)}, decay)
+    return [*rest, *decaying(encoders, decay, encoder_rate)]
+
+
+def _grouped(named: dict[str, torch.nn.Parameter], decay: float) -> Groups:
+    """The matrices of attention and feed-forward layers by themselves. Routers, gates, heads, tables and what brings
+    senses here are none of them: their rows and columns are no directions of one space."""
+    matrices = {
+        name: parameter
+        for name, parameter in named.items()
+        if name.startswith("layers.") and parameter.dim() == 2 and ".router." not in name
+    }
+    rest = [parameter for name, parameter in named.items() if name not in matrices]
+    return [{"params": list(matrices.values()), "weight_decay": decay, "matrices": True}, *decaying(rest, decay)]
+
+
+def _encodes(name: str) -> bool:
+    return name.startswith("encoders.")
 
 
 @torch.no_grad()
