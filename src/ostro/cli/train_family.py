@@ -161,5 +161,5 @@ class _Watcher:
             typer.echo(f"{stage} {step}/{steps}  {shown}", err=True)
 
 
-_MEASURED = ("accuracy", "validation_loss")
+_MEASURED = ("accuracy", "grid_accuracy", "validation_loss")
 _SHOWN = ("loss", "text", "labels", "contrast", *_MEASURED)

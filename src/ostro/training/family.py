@@ -522,7 +522,7 @@ def _recorder(family: Family, stage: str, steps: int, watch: FamilyWatch) -> Wat
 def _pairs(family: Family, sense: str) -> Pairs:
     if sense == "image":
         assert family.photos is not None
-        return PhotoPairs(*family.photos)
+        return PhotoPairs(*family.photos, family.recipe.pretrain[sense].grids)
     if sense == "audio":
         assert family.digits is not None
         assert family.senses.audio is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,17 @@ PHOTO_CAPTIONS = (
 DIGIT_CAPTIONS = ("the digit {}", "somebody says {}", "the number {} is spoken", "说的是 {}")
 SIGNAL_CAPTIONS = ("the series is {}", "a {} signal", "readings that are {}", "这个序列 {}")
 
-Batch = tuple[list[torch.Tensor], list[int]]
+# Rows and columns of a picture's photos.
+GRIDS = ((1, 2), (2, 1), (2, 2))
+
+
+class Batch(NamedTuple):
+    """Inputs, and the number of the label of each part: all of an input, or `parts` rows and columns of it, all of one
+    size, in reading order."""
+
+    inputs: list[torch.Tensor]
+    labels: list[int]
+    parts: tuple[int, int] = (1, 1)
 
 
 class Pairs(ABC):
@@ -37,23 +48,48 @@ class Pairs(ABC):
     def validation(self) -> Iterator[Batch]:
         """All that training never sees, a part at a time, as it is."""
 
+    def validations(self) -> dict[str, Iterator[Batch]]:
+        """By the name of the figure that they give."""
+        return {"accuracy": self.validation()}
+
 
 class PhotoPairs(Pairs):
-    def __init__(self, train: photos.Photos, validation: photos.Photos) -> None:
+    """grids: share of the steps whose photos come several to a picture, each part with a caption of its own. An encoder
+    that sees single ones only does not keep apart what stands side by side."""
+
+    def __init__(self, train: photos.Photos, validation: photos.Photos, grids: float = 0.0) -> None:
         self.labels, self.captions = train.classes, PHOTO_CAPTIONS
-        self._train, self._validation = train, validation
+        self._train, self._validation, self._grids = train, validation, grids
 
     def batch(self, seed: int, step: int, count: int) -> Batch:
         chosen = _epoch_slice(len(self._train), seed, step, count)
-        changed = photos.augment(self._train.images[chosen], np.random.default_rng([seed, step]))
-        inputs = torch.from_numpy(photos.normalised(changed))
-        return list(inputs), self._train.labels[chosen].tolist()
+        generator = np.random.default_rng([seed, step])
+        changed = photos.augment(self._train.images[chosen], generator)
+        parts = GRIDS[generator.integers(len(GRIDS))] if generator.random() < self._grids else (1, 1)
+        return _pictures(changed, self._train.labels[chosen], parts)
 
     def validation(self) -> Iterator[Batch]:
+        return self._as_they_are((1, 1))
+
+    def validations(self) -> dict[str, Iterator[Batch]]:
+        found = {"accuracy": self.validation()}
+        return found | ({"grid_accuracy": self._as_they_are(GRIDS[-1])} if self._grids else {})
+
+    def _as_they_are(self, parts: tuple[int, int]) -> Iterator[Batch]:
         for start in range(0, len(self._validation), 500):
             part = slice(start, start + 500)
-            inputs = torch.from_numpy(photos.normalised(self._validation.images[part]))
-            yield list(inputs), self._validation.labels[part].tolist()
+            yield _pictures(self._validation.images[part], self._validation.labels[part], parts)
+
+
+def _pictures(images_BHW3: np.ndarray, labels_B: np.ndarray, parts: tuple[int, int]) -> Batch:
+    """Photos of one size, so many rows and columns of them to a picture; what fills none is left out."""
+    rows, columns = parts
+    count = len(images_BHW3) // (rows * columns)
+    cells = images_BHW3[: count * rows * columns].reshape(count, rows, columns, *images_BHW3.shape[1:])
+    height, width = cells.shape[3:5]
+    pictures = cells.transpose(0, 1, 3, 2, 4, 5).reshape(count, rows * height, columns * width, 3)
+    inputs = list(torch.from_numpy(photos.normalised(pictures)))
+    return Batch(inputs, labels_B[: count * rows * columns].tolist(), parts)
 
 
 class DigitPairs(Pairs):
@@ -70,7 +106,7 @@ class DigitPairs(Pairs):
             mel = digits.mask_mel(digits.mel_of(samples, self._settings), generator)
             inputs.append(torch.from_numpy(mel))
             labels.append(self.labels.index(one.digit))
-        return inputs, labels
+        return Batch(inputs, labels)
 
     def validation(self) -> Iterator[Batch]:
         yield self._as_is(self._split.validation)
@@ -81,7 +117,7 @@ class DigitPairs(Pairs):
 
     def _as_is(self, utterances: Sequence[digits.Utterance]) -> Batch:
         mels = [torch.from_numpy(digits.mel_of(one.samples, self._settings)) for one in utterances]
-        return mels, [self.labels.index(one.digit) for one in utterances]
+        return Batch(mels, [self.labels.index(one.digit) for one in utterances])
 
 
 class SignalPairs(Pairs):
@@ -105,7 +141,7 @@ class SignalPairs(Pairs):
             values = signals.make_signal(self.labels[label], generator)
             inputs.append(torch.tensor(read_series(values.tolist(), self._settings).array()))
             labels.append(label)
-        return inputs, labels
+        return Batch(inputs, labels)
 
 
 def _epoch_slice(size: int, seed: int, step: int, count: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from ostro.models.layers.encoder import Encoder, finished, unhurried
 from ostro.models.ostro.encoder import StemEncoder
 from ostro.training.checkpoint import load_state, save_state
 from ostro.training.muon import Muon
-from ostro.training.pairs import Pairs
+from ostro.training.pairs import Batch, Pairs
 from ostro.training.precision import MixedPrecision, Precision
 from ostro.training.senses.batches import moved
 from ostro.training.senses.contrast import ContrastiveLoss
@@ -28,8 +29,8 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     """Muon on matrices and kernels, AdamW on the rest; the rates rise over `warmup` of the steps and fall to zero.
 
     batch: pairs of a step. temperature: of InfoNCE. imitation: weight of being near to what a teacher makes of the same
-    input, where there is a teacher. ema: decay of the averaged weights that are kept. precision: of matrix products
-    (autocast); weights are of fp32.
+    input, where there is a teacher. grids: as of `PhotoPairs`. ema: decay of the averaged weights that are kept.
+    precision: of matrix products (autocast); weights are of fp32.
     """
 
     steps: int
@@ -47,6 +48,7 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     precision: Precision = "bf16"
     evaluate_every: int = 200
     save_every: int = 200
+    grids: float = 0.0
 
 
 class CaptionTower(nn.Module):
@@ -82,12 +84,16 @@ class Towers(nn.Module):
         self.projection = nn.Linear(hidden_size, width, bias=False)
         self.imitation = nn.Linear(hidden_size, taught, bias=False) if taught else None
 
-    def inputs(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[B, width]: means over the rows that the encoder makes."""
-        return self.pooled(finished(self.encoder.encode(inputs)))
-
-    def pooled(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
-        out: torch.Tensor = self.projection(torch.stack([one.mean(0) for one in rows]))
+    def pooled(self, rows: Sequence[torch.Tensor], parts: tuple[int, int]) -> torch.Tensor:
+        """What the encoder makes of inputs -> [B, width]: a mean over each part's tokens, projected."""
+        if parts == (1, 1):
+            means_BD = torch.stack([one.mean(0) for one in rows])
+        else:  # All are pictures of one size, of square photos.
+            down, across = parts
+            side = math.isqrt(len(rows[0]) // (down * across))
+            tokens = torch.stack(list(rows)).view(len(rows), down, side, across, side, -1)
+            means_BD = tokens.mean((2, 4)).flatten(0, 2)
+        out: torch.Tensor = self.projection(means_BD)
         return out
 
 
@@ -146,7 +152,8 @@ class Pretrainer:
         while self.step < last:
             figures = self._train_step()
             if self.step % recipe.evaluate_every == 0 or self.step == recipe.steps:
-                figures["accuracy"] = zero_shot(self.average, self._pairs)
+                for name, batches in self._pairs.validations().items():
+                    figures[name] = zero_shot(self.average, self._pairs, batches)
             if self.step % recipe.save_every == 0 or self.step == last:
                 self.save()
             watch(self.step, figures)
@@ -163,13 +170,13 @@ class Pretrainer:
         for optimiser, rates in zip(self._optimisers, self._rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * max(factor, 1e-3)
-        made, labels = self._pairs.batch(self._seed, self.step, recipe.batch)
+        made, labels, parts = self._pairs.batch(self._seed, self.step, recipe.batch)
         inputs = moved(made, self._device)
         drawn = np.random.default_rng([self._seed, self.step, 1]).integers(0, templates, len(labels)).tolist()
         self.towers.train()
         with unhurried(), self._precision.products():
             rows = finished(self.towers.encoder.encode(inputs))
-            seen_BE = self.towers.pooled(rows)
+            seen_BE = self.towers.pooled(rows, parts)
             said_BE = self.towers.captions([label * templates + k for label, k in zip(labels, drawn, strict=True)])
             distance = self._distance(torch.cat(rows), inputs)
         loss = self._loss(seen_BE.float(), said_BE.float(), labels) + recipe.imitation * distance
@@ -202,16 +209,17 @@ class Pretrainer:
 
 
 @torch.no_grad()
-def zero_shot(towers: Towers, pairs: Pairs) -> float:
-    """Share of validation inputs that are nearest to the mean of their own label's captions."""
+def zero_shot(towers: Towers, pairs: Pairs, batches: Iterable[Batch] | None = None) -> float:
+    """Share of inputs, or of their parts, that are nearest to the mean of their own label's captions. batches: None
+    takes those of validation."""
     towers.eval()
     device = towers.projection.weight.device
     texts = towers.captions(list(range(len(pairs.labels) * len(pairs.captions))))
     means_LE = F.normalize(texts, dim=1).view(len(pairs.labels), len(pairs.captions), -1).mean(1)
     right = count = 0
-    for inputs, labels in pairs.validation():
+    for inputs, labels, parts in pairs.validation() if batches is None else batches:
         with unhurried(), torch.autocast(device.type, torch.bfloat16):
-            seen_BE = towers.inputs(moved(inputs, device))
+            seen_BE = towers.pooled(finished(towers.encoder.encode(moved(inputs, device))), parts)
         nearest = (seen_BE.float() @ F.normalize(means_LE, dim=1).T).argmax(1)
         right += int((nearest.cpu() == torch.tensor(labels)).sum())
         count += len(labels)
