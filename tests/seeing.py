@@ -20,10 +20,10 @@ def write_seeing_model(folder: Path) -> None:
     _write_tokenizer(folder)
 
 
-def write_text_model(folder: Path) -> None:
+def write_text_model(folder: Path, **changes: int) -> None:
     """A random Mistral with the same tokenizer."""
     torch.manual_seed(0)
-    tiny_checkpoints.save(tiny_checkpoints._mistral(vocab_size=VOCABULARY), folder)
+    tiny_checkpoints.save(tiny_checkpoints._mistral(vocab_size=VOCABULARY, **changes), folder)
     _write_tokenizer(folder)
 
 

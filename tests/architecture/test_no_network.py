@@ -63,7 +63,17 @@ def test_the_guard_blocks(offline: dict[str, str]) -> None:
 
 
 def test_a_prompt_is_answered(offline: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "ostro", "run", "ostro-nano", "Where is my card?", "--max-tokens", "8", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "ostro",
+        "run",
+        "ostro-nano",
+        "I am still waiting on my card?",
+        "--max-tokens",
+        "8",
+        "--json",
+    ]
     done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])
@@ -77,7 +87,7 @@ def test_the_server_answers(offline: dict[str, str]) -> None:
     command = [sys.executable, "-m", "ostro", "serve", "--port", str(port)]
     server = subprocess.Popen(command, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        body = {"model": "ostro-nano", "messages": [{"role": "user", "content": "Where is my card?"}]}
+        body = {"model": "ostro-nano", "messages": [{"role": "user", "content": "I am still waiting on my card?"}]}
         answer = ask_when_ready(server, f"http://127.0.0.1:{port}", json.dumps(body).encode())
     finally:
         server.terminate()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from seeing import write_text_model
+
 SMALL = ("--windows", "4", "--length", "64")
 
 
@@ -28,7 +30,7 @@ def test_the_embedded_model_in_four_bits_answers_as_before(tmp_path: Path) -> No
     assert report["perplexity"]["after"] < 1.05 * report["perplexity"]["before"]
     assert {matrix["scheme"] for matrix in report["matrices"]} == {"int4"}
     assert json.loads((out / "quantization.json").read_text()) == report
-    answer = ostro("run", out, "Where is my card?", "--max-tokens", "8", "--json")
+    answer = ostro("run", out, "I am still waiting on my card?", "--max-tokens", "8", "--json")
     assert json.loads(answer.stdout)["text"] == "card_arrival"
     again = ostro("quantize", "ostro-nano", "--out", out)
     assert again.returncode == 1
@@ -47,7 +49,10 @@ def test_a_recipe_and_a_text_of_ones_own(tmp_path: Path) -> None:
     chats.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     text = tmp_path / "held-out.txt"
     text.write_text("What is the fee for a transfer? " * 40)
-    command = ("quantize", "ostro-nano", "--out", tmp_path / "out", "--recipe", recipe, "--calibration", chats)
+    write_text_model(
+        tmp_path / "model", hidden_size=64, intermediate_size=96
+    )  # scales are folded into dense decoders only
+    command = ("quantize", tmp_path / "model", "--out", tmp_path / "out", "--recipe", recipe, "--calibration", chats)
     done = ostro(*command, "--evaluation", text, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "bits a weight" in done.stdout

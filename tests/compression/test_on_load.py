@@ -128,7 +128,16 @@ def test_fp8_weights_become_integers(tmp_path: Path) -> None:
 
 def test_from_the_command_line(tmp_path: Path) -> None:
     def run(scheme: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ostro", "run", "ostro-nano", "Where is my card?", "--max-tokens", "8"]
+        command = [
+            sys.executable,
+            "-m",
+            "ostro",
+            "run",
+            "ostro-nano",
+            "I am still waiting on my card?",
+            "--max-tokens",
+            "8",
+        ]
         return subprocess.run(
             [*command, "--quantize", scheme, "--json"],
             env=dict(os.environ),

@@ -85,7 +85,16 @@ def test_a_file_of_k_types_as_makers_mix_them(tmp_path: Path) -> None:
 
 def test_a_model_without_native_code_answers_as_with_it() -> None:
     """Products, attention and picks by their references, in a model that is served as integers."""
-    command = [sys.executable, "-m", "ostro", "run", "ostro-nano", "Where is my card?", "--quantize", "int8"]
+    command = [
+        sys.executable,
+        "-m",
+        "ostro",
+        "run",
+        "ostro-nano",
+        "I am still waiting on my card?",
+        "--quantize",
+        "int8",
+    ]
     command += ["--kv-dtype", "int8", "--max-tokens", "8", "--temperature", "0"]
     texts = []
     for kernels in ("", "reference"):

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from ostro.compression.quantise import Texts, matrix_shapes, quantise_folder
 from ostro.compression.recipe import Recipe as Rounding
 from ostro.compression.recipe import treatments
+from ostro.compression.text import SAMPLE
 from ostro.core.errors import ConfigError, TrainingError
 from ostro.media.senses import Senses, read_senses
 from ostro.models.config import DecoderConfig
@@ -38,9 +39,9 @@ from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encod
 from ostro.training.recipe import DataRecipe, OptimiserRecipe, TokenizerRecipe
 from ostro.training.senses.batches import Batcher, SenseBatch
 from ostro.training.senses.digits import DigitSplit, read_digits, split_digits
-from ostro.training.senses.examples import texts_of
+from ostro.training.senses.examples import Example, texts_of
 from ostro.training.senses.photos import Photos, read_photos, split_photos
-from ostro.training.senses.tasks import Manner, Material, Tasks
+from ostro.training.senses.tasks import TEXT_PIECE, Manner, Material, Tasks
 from ostro.training.tokenizer import train_tekken, write_tekken
 from ostro.training.unified import (
     CAPTIONED,
@@ -492,20 +493,33 @@ def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
     """Thresholds by some examples; what they are worth by others."""
     gate = family.config.gate
     assert gate is not None
-    batches = [_text_batches(family, seed) for seed in (2, 5)]
-    losses_NL, scores_NL = level_losses(model.eval(), batches[0])
-    before, layers = gate.layer, family.config.num_layers
+    # Prose that is like nothing in the training costs the most: where it is within the target, other texts are.
+    kinds = [_text_batches(family, task, seed=2) for task in ("text", "intent")] + [_prose(family)]
+    found = [level_losses(model.eval(), batches) for batches in kinds]
     thresholds = calibrate(
-        losses_NL, scores_NL, gate.widths, before=before, layers=layers, target=family.recipe.gate_target
+        torch.cat([losses_NL for losses_NL, _ in found]),
+        torch.cat([scores_NL for _, scores_NL in found]),
+        gate.widths,
+        before=gate.layer,
+        layers=family.config.num_layers,
+        target=family.recipe.gate_target,
+        counts=[len(losses_NL) for losses_NL, _ in found],
     )
     assert model.gate is not None
     model.gate.thresholds = tuple(thresholds)
-    return judge_gate(model, batches[1], thresholds)
+    others = [batch for task in ("text", "intent") for batch in _text_batches(family, task, seed=5)]
+    return judge_gate(model, others, thresholds)
 
 
-def _text_batches(family: Family, seed: int) -> list[SenseBatch]:
-    tasks = family.tasks({"text": 1.0, "intent": 1.0}, Manner(training=False), seed=seed)
-    return [family.batcher().batch(tasks.examples(step, 24)) for step in range(16)]
+def _text_batches(family: Family, task: str, seed: int) -> list[SenseBatch]:
+    tasks = family.tasks({task: 1.0}, Manner(training=False), seed=seed)
+    return [family.batcher().batch(tasks.examples(step, 24)) for step in range(8)]
+
+
+def _prose(family: Family) -> list[SenseBatch]:
+    text = SAMPLE.read_text(encoding="utf-8")
+    pieces = [Example("text", (), text[at : at + TEXT_PIECE], {}) for at in range(0, len(text), TEXT_PIECE)]
+    return [family.batcher().batch(pieces[at : at + 24]) for at in range(0, min(96, len(pieces)), 24)]
 
 
 def _recorder(family: Family, stage: str, steps: int, watch: FamilyWatch) -> Watch:

@@ -39,12 +39,21 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def calibrate(
-    losses_NL: torch.Tensor, scores_NL: torch.Tensor, widths: Sequence[int], *, before: int, layers: int, target: float
+    losses_NL: torch.Tensor,
+    scores_NL: torch.Tensor,
+    widths: Sequence[int],
+    *,
+    before: int,
+    layers: int,
+    target: float,
+    counts: Sequence[int] | None = None,
 ) -> list[float]:
     """The thresholds of least loss whose compute is at most `target` of the whole.
 
     losses_NL: of each text token at each level, [N, levels], one level for all tokens of a pass. scores_NL: the gate's,
-    [N, levels - 1]. before: layers in front of the gate, which text runs at the first level; of `layers`.
+    [N, levels - 1]. before: layers in front of the gate, which text runs at the first level; of `layers`. counts:
+    tokens of each kind of text, one kind after the other; each kind by itself is to be within the target. None has one
+    kind.
     Raises TrainingError where even the first level costs more than the target.
     """
     count = len(widths)
@@ -62,7 +71,8 @@ def calibrate(
     best: tuple[float, list[float]] | None = None
     for thresholds in _grid(candidates):
         levels_N = (scores_NL > scores_NL.new_tensor(thresholds)).long().cumprod(1).sum(1)
-        share = (before * least + (layers - before) * float(shares_L[levels_N].mean())) / layers
+        dearest = max(float(kind.mean()) for kind in torch.split(shares_L[levels_N], list(counts or [len(levels_N)])))
+        share = (before * least + (layers - before) * dearest) / layers
         loss = float(losses_NL.gather(1, levels_N[:, None]).mean())
         if share <= target + 1e-9 and (best is None or loss < best[0]):
             best = loss, thresholds
