@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import soundfile
-from hearing import FORMATS, sound, write_hearing_model
 from nodes import Node
 from PIL import Image
 from playwright.sync_api import FileChooser, FilePayload, Page, Route, TimeoutError, expect
 from real_nodes import served
 from visiting import Open, Visit
 
+from hearing import FORMATS, sound, write_hearing_model
 from tiny_unified import write_unified_model
 
 IMAGES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
