@@ -140,10 +140,10 @@ def test_what_cannot_be_embedded_is_named(node: Node) -> None:
     for one, match, param in (
         ({"image": "@@@"}, "not valid base64", "input[1].image"),
         ({"audio": "AAAA"}, "takes text and images", "input[1].type"),
-        ({"smell": "x"}, "one of text, image and audio", "input[1]"),
+        ({"smell": "x"}, "one of text, image, audio and series", "input[1]"),
         ({"type": "image_url"}, "must be a data URL", "input[1].image_url"),
-        ({"type": "text"}, "one of text, image and audio", "input[1]"),
-        ({"type": "media", "media": {}}, "one of text, image and audio", "input[1]"),
+        ({"type": "text"}, "one of text, image, audio and series", "input[1]"),
+        ({"type": "media", "media": {}}, "one of text, image, audio and series", "input[1]"),
     ):
         answer = node.http.post("/v1/embeddings", json={"input": ["a river", one]})
         assert answer.status_code == 400, answer.text

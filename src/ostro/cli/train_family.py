@@ -21,7 +21,7 @@ _EVERY_S = 30.0
 
 
 def train_family(
-    values: dict[str, object], recipe: Path, data: Path, out: Path, device: torch.device
+    values: dict[str, object], recipe: Path, data: Path, out: Path, device: torch.device | None = None
 ) -> dict[str, float]:
     """Train by a recipe of kind family, or go on; returns the final figures, those of the smaller model with `edge_`
     before their names. Each checkpoint gets its card. Raises ConfigError, TrainingError."""
