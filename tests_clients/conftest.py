@@ -71,8 +71,8 @@ def keyed() -> Iterator[Node]:
         yield node
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def loading() -> Iterator[Node]:
-    """A node whose model "fake" takes half a minute to load."""
+    """A node whose model "fake" takes half a minute to load, from now on."""
     with fixture_node("fake_node.py", wait=False, model="slow") as node:
         yield node
