@@ -6,7 +6,8 @@ from typing import Any
 
 MARKUP = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script> [a](javascript:window.hurt=1) **bold**'
 SCRIPT: dict[str, Any] = {
-    "hello": "Hi there, **friend**.\n\n```python\nprint(1)\n```",
+    # Slow enough that a page can see a speed.
+    "hello": {"say": "Hi there, **friend**.\n\n```python\nprint(1)\n```", "step_s": 0.01},
     "table": "| city | `code` |\n|---|:--:|\n| Paris | a\\|b |\n| **Lyon** |\n\nDone.",
     "markup": MARKUP,
     "think": "[THINK]First I wonder.[/THINK]Then I say.",

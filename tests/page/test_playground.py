@@ -30,6 +30,7 @@ def test_an_answer_streams_and_shows_its_figures(visit: Open, scripted: Node) ->
         seen.finished(2)
         figures = seen.page.locator(".figures").last
         expect(figures).to_contain_text(re.compile(r"first token\s*\d+ ms"))
+        expect(figures).to_contain_text(re.compile(r"speed\s*\d+ tok/s"))
         expect(seen.page.locator(".prose").last).to_contain_text("Hi there, friend.")
         assert seen.page.locator(".prose").last.locator("strong").inner_text() == "friend"
         assert "print(1)" in seen.page.locator(".prose").last.locator("pre").inner_text()

@@ -56,8 +56,12 @@ def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> Iterator[t
 
 def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for path, value in tensors.items():
-        if path.startswith(f"{name}."):
-            _, index, key = path.split(".")
-            state.setdefault(int(index), {})[key] = value
+    for path, value in under(f"{name}.", tensors).items():
+        index, key = path.split(".")
+        state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those whose names begin with it, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ostro.models.layers.decoder import Decoder
-from ostro.training.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state
+from ostro.training.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state, under
 from ostro.training.muon import Muon
 from ostro.training.precision import MixedPrecision
 from ostro.training.recipe import OptimiserRecipe
@@ -68,8 +68,8 @@ class Trainer:
         if found is None:
             return False
         self.step, tensors = found
-        self.model.load_state_dict(_under("model.", tensors))
-        self.average.load_state_dict(_under("average.", tensors))
+        self.model.load_state_dict(under("model.", tensors))
+        self.average.load_state_dict(under("average.", tensors))
         for name, optimiser in self._optimisers.items():
             restore_optimiser(name, optimiser, tensors)
         self._precision.restore(tensors)
@@ -183,7 +183,3 @@ def optimisers(groups: Groups, recipe: OptimiserRecipe) -> dict[str, torch.optim
 
 def _step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**63
-
-
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -15,7 +15,7 @@ from torch import nn
 
 from ostro.models.layers.encoder import Encoder, finished, unhurried
 from ostro.models.ostro.encoder import StemEncoder
-from ostro.training.checkpoint import load_state, save_state
+from ostro.training.checkpoint import load_state, optimiser_tensors, restore_optimiser, save_state, under
 from ostro.training.muon import Muon
 from ostro.training.pairs import Batch, Pairs
 from ostro.training.precision import MixedPrecision, Precision
@@ -129,10 +129,10 @@ class Pretrainer:
         if found is None:
             return False
         self.step, tensors = found
-        self.towers.load_state_dict(_under("model.", tensors))
-        self.average.load_state_dict(_under("average.", tensors))
+        self.towers.load_state_dict(under("model.", tensors))
+        self.average.load_state_dict(under("average.", tensors))
         for index, optimiser in enumerate(self._optimisers):
-            _restore(optimiser, _under(f"optimiser.{index}.", tensors))
+            restore_optimiser(f"optimiser.{index}", optimiser, tensors)
         self._precision.restore(tensors)
         return True
 
@@ -140,8 +140,7 @@ class Pretrainer:
         tensors = {f"model.{key}": value for key, value in self.towers.state_dict().items()}
         tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         for index, optimiser in enumerate(self._optimisers):
-            for number, state in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{index}.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
+            tensors |= dict(optimiser_tensors(f"optimiser.{index}", optimiser))
         tensors |= self._precision.state()
         save_state(self._folder, self.step, self._fingerprint, tensors)
 
@@ -261,15 +260,3 @@ def _optimisers(towers: Towers, recipe: PretrainRecipe) -> list[torch.optim.Opti
         weight_decay=recipe.matrix_decay,
     )
     return [matrices, adam]
-
-
-def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -76,7 +76,7 @@ class UnifiedLoss:
         assert isinstance(model, UnifiedDecoder)
         recipe = self._recipe
         batch = self._batcher.batch(self._tasks.examples(step, recipe.examples))
-        levels_T = self._levels(model, batch, step)
+        levels_T = self._levels(model, batch)
         scores: list[torch.Tensor] = []
         hidden_TD = run(model, batch, levels_T, dropout=self._dropout, scores=scores)
         taught = None if self._teacher is None else _teach(self._teacher, batch)
@@ -91,15 +91,14 @@ class UnifiedLoss:
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return total, {name: loss.item() for name, loss in losses.items()}
 
-    def _levels(self, model: UnifiedDecoder, batch: SenseBatch, step: int) -> torch.Tensor | None:
-        """A level for every token; None where the model has no gate."""
+    def _levels(self, model: UnifiedDecoder, batch: SenseBatch) -> torch.Tensor | None:
+        """A level for every token; None where the model has no gate. Whoever runs a step has seeded its chance."""
         gate = model.unified.gate
         if gate is None:
             return None
         top = len(gate.widths) - 1
         whole = torch.rand(1).item() < self._recipe.whole
         drawn_T = torch.randint(0, top + 1, (len(batch.inputs_T),)).to(batch.inputs_T.device)
-        del step  # its randomness is seeded by whoever runs it
         return torch.where((batch.modalities_T == TEXT) & (not whole), drawn_T, top)
 
     def _text(
