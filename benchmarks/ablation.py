@@ -30,7 +30,8 @@ from benchmarks.report import machine
 from ostro.cli.train_family import measure, size
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
-from ostro.training.family import FamilyRecipe, prepare, run_family
+from ostro.training.family import prepare, run_family
+from ostro.training.family_recipe import FamilyRecipe
 from ostro.training.judging import prompt_of
 from ostro.training.recipe import convert, read_yaml
 from ostro.training.senses.tasks import Manner

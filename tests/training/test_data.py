@@ -13,7 +13,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from ostro.core.errors import ConfigError, TrainingError
 from ostro.training.conversations import Renderer
 from ostro.training.data import Question, read_labels, read_questions, split_questions, split_text
-from ostro.training.family import FamilyRecipe
+from ostro.training.family_recipe import FamilyRecipe
 from ostro.training.recipe import Recipe, convert, load_recipe, read_yaml
 from ostro.training.run import prepare
 from ostro.training.tokenizer import train_tekken, write_tekken

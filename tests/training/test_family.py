@@ -20,7 +20,8 @@ from ostro.media.series import SeriesSettings
 from ostro.models.ostro.encoder import StemEncoder
 from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import StemConfig
-from ostro.training.family import FamilyRecipe, initialise_unified, prepare, run_family
+from ostro.training.family import initialise_unified, prepare, run_family
+from ostro.training.family_recipe import FamilyRecipe
 from ostro.training.loop import Trainer
 from ostro.training.pairs import SignalPairs
 from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ostro.training.family import Family, FamilyRecipe
+    from ostro.training.family import Family
+    from ostro.training.family_recipe import FamilyRecipe
 
 # Validation examples of a task that answers are judged on.
 EXAMPLES = 400
@@ -25,7 +26,8 @@ def train_family(
 ) -> dict[str, float]:
     """Train by a recipe of kind family, or go on; returns the final figures, those of the smaller model with `edge_`
     before their names. Each checkpoint gets its card. Raises ConfigError, TrainingError."""
-    from ostro.training.family import FamilyRecipe, run_family
+    from ostro.training.family import run_family
+    from ostro.training.family_recipe import FamilyRecipe
     from ostro.training.plot import plot_log
     from ostro.training.recipe import convert
 

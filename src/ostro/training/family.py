@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
@@ -32,11 +32,12 @@ from ostro.models.ostro.stems import StemConfig
 from ostro.tokenizer import load_tokenizer
 from ostro.tokenizer.base import PLACEHOLDERS, Tokenizer
 from ostro.training.data import Question, read_labels, read_questions, read_text, split_questions, split_text
+from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyRecipe, StageRecipe
 from ostro.training.gate import GateReport, calibrate, judge_gate
 from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
-from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder
-from ostro.training.recipe import DataRecipe, OptimiserRecipe, TokenizerRecipe
+from ostro.training.pretrain import Pretrainer, initialise_encoder
+from ostro.training.recipe import DataRecipe
 from ostro.training.senses.batches import Batcher, SenseBatch
 from ostro.training.senses.digits import DigitSplit, read_digits, split_digits
 from ostro.training.senses.examples import Example, texts_of
@@ -46,7 +47,6 @@ from ostro.training.tokenizer import train_tekken, write_tekken
 from ostro.training.unified import (
     CAPTIONED,
     UnifiedLoss,
-    UnifiedObjective,
     align_groups,
     joint_groups,
     level_losses,
@@ -59,91 +59,7 @@ from ostro.weights.writer import save_checkpoint
 _VOCABULARY_EXAMPLES = 4000
 # Examples that rounding is calibrated with.
 _EXERCISES = 512
-_GATE_TARGET = 0.38
 _CPU = torch.device("cpu")
-
-
-class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The decoder. widths: of the gate's levels, the last being intermediate_size; empty has no gate. adapter: channels
-    of the modal adapters; 0 has none."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    context: int
-    rope_theta: float = 10_000.0
-    widths: list[int] = []
-    gate_layer: int = 1
-    adapter: int = 0
-    adapter_layer: int = 1
-    routing: bool = False
-    embedding: int = 0
-
-
-class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Files in the data folder; a sense whose file is not named is not trained. image_size: longest side of an image in
-    pixels. audio: the `audio` section of tekken.json. customers: how questions of customers are changed."""
-
-    questions: str
-    labels: str
-    text: str
-    photos: str | None = None
-    digits: str | None = None
-    validation: float = 0.1
-    photo_side: int = 32
-    image_size: int = 64
-    audio: dict[str, Any] | None = None
-    word_dropout: float = 0.1
-    typos: float = 0.03
-    follow_up: float = 0.25
-
-
-class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """tasks: how often each is drawn. encoder_rate: a factor on the encoders' rate, in the joint stage."""
-
-    optimiser: OptimiserRecipe
-    objective: UnifiedObjective
-    tasks: dict[str, float]
-    encoder_rate: float = 0.1
-
-
-class EdgeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """encoders, shape, pretrain, align, joint, gate_target, card: as of the model that it learns from, whose vocabulary
-    and senses it shares. quantization: how it is rounded."""
-
-    name: str
-    encoders: dict[str, dict[str, Any]]
-    shape: ShapeRecipe
-    pretrain: dict[str, PretrainRecipe]
-    align: StageRecipe
-    joint: StageRecipe
-    quantization: Rounding
-    gate_target: float = _GATE_TARGET
-    card: str | None = None
-
-
-class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """encoders: as in config.json of a checkpoint, without placeholders. pretrain: by sense. gate_target: the share of
-    the full feed-forward compute that text may cost. card: a template of the model card, beside the recipe, that the
-    figures are filled into. edge: a smaller model that learns from this one."""
-
-    kind: Literal["family"]
-    name: str
-    seed: int
-    tokenizer: TokenizerRecipe
-    data: FamilyData
-    encoders: dict[str, dict[str, Any]]
-    shape: ShapeRecipe
-    pretrain: dict[str, PretrainRecipe]
-    align: StageRecipe
-    joint: StageRecipe
-    row_length: int = 256
-    gate_target: float = _GATE_TARGET
-    card: str | None = None
-    edge: EdgeRecipe | None = None
 
 
 @dataclass(frozen=True)
@@ -254,7 +170,7 @@ def edge_of(family: Family, edge: EdgeRecipe, teacher: UnifiedDecoder) -> Family
     folder.mkdir(exist_ok=True)
     (folder / "tekken.json").write_bytes((family.folder / "tekken.json").read_bytes())
     # Whom it learns from matters, and what is done with it afterwards does not.
-    bare = msgspec.structs.replace(edge, card=None, gate_target=_GATE_TARGET, quantization=Rounding())
+    bare = msgspec.structs.replace(edge, card=None, gate_target=GATE_TARGET, quantization=Rounding())
     digest = hashlib.sha256(family.fingerprint.encode() + msgspec.json.encode(bare))
     for value in teacher.state_dict().values():
         digest.update(value.float().cpu().numpy().tobytes())
@@ -318,7 +234,7 @@ def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
     config = _config(recipe, tokenizer, train)
     # Defaults are left out, so that what a later version adds and a recipe does not use ends no run.
     # Nor does what is done with a trained model.
-    bare = msgspec.structs.replace(recipe, card=None, edge=None, gate_target=_GATE_TARGET)
+    bare = msgspec.structs.replace(recipe, card=None, edge=None, gate_target=GATE_TARGET)
     digest = hashlib.sha256(msgspec.json.encode(bare))
     for question in questions:
         digest.update(f"{question.text}\t{question.label}\n".encode())

@@ -1,0 +1,98 @@
+"""What `ostro train` reads of a family: its models, data and stages, as a frozen, typed, strict YAML file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ostro.compression.recipe import Recipe as Rounding
+from ostro.training.pretrain import PretrainRecipe
+from ostro.training.recipe import OptimiserRecipe, TokenizerRecipe
+from ostro.training.unified import UnifiedObjective
+
+# The share of the full feed-forward compute that text may cost.
+GATE_TARGET = 0.38
+
+
+class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The decoder. widths: of the gate's levels, the last being intermediate_size; empty has no gate. adapter: channels
+    of the modal adapters; 0 has none."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context: int
+    rope_theta: float = 10_000.0
+    widths: list[int] = []
+    gate_layer: int = 1
+    adapter: int = 0
+    adapter_layer: int = 1
+    routing: bool = False
+    embedding: int = 0
+
+
+class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Files in the data folder; a sense whose file is not named is not trained. image_size: longest side of an image in
+    pixels. audio: the `audio` section of tekken.json. customers: how questions of customers are changed."""
+
+    questions: str
+    labels: str
+    text: str
+    photos: str | None = None
+    digits: str | None = None
+    validation: float = 0.1
+    photo_side: int = 32
+    image_size: int = 64
+    audio: dict[str, Any] | None = None
+    word_dropout: float = 0.1
+    typos: float = 0.03
+    follow_up: float = 0.25
+
+
+class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """tasks: how often each is drawn. encoder_rate: a factor on the encoders' rate, in the joint stage."""
+
+    optimiser: OptimiserRecipe
+    objective: UnifiedObjective
+    tasks: dict[str, float]
+    encoder_rate: float = 0.1
+
+
+class EdgeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """encoders, shape, pretrain, align, joint, gate_target, card: as of the model that it learns from, whose vocabulary
+    and senses it shares. quantization: how it is rounded."""
+
+    name: str
+    encoders: dict[str, dict[str, Any]]
+    shape: ShapeRecipe
+    pretrain: dict[str, PretrainRecipe]
+    align: StageRecipe
+    joint: StageRecipe
+    quantization: Rounding
+    gate_target: float = GATE_TARGET
+    card: str | None = None
+
+
+class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """encoders: as in config.json of a checkpoint, without placeholders. pretrain: by sense. gate_target: the share of
+    the full feed-forward compute that text may cost. card: a template of the model card, beside the recipe, that the
+    figures are filled into. edge: a smaller model that learns from this one."""
+
+    kind: Literal["family"]
+    name: str
+    seed: int
+    tokenizer: TokenizerRecipe
+    data: FamilyData
+    encoders: dict[str, dict[str, Any]]
+    shape: ShapeRecipe
+    pretrain: dict[str, PretrainRecipe]
+    align: StageRecipe
+    joint: StageRecipe
+    row_length: int = 256
+    gate_target: float = GATE_TARGET
+    card: str | None = None
+    edge: EdgeRecipe | None = None
