@@ -4,24 +4,27 @@ one short recipe and several seeds, and asked validation examples by the engine 
 Runs have equal budgets: the same steps of the same batches. Parts that change nothing of the contrastive stage take the
 encoders that it gave "everything" of the same seed. Without that stage its time goes to more steps of joint training,
 with the encoders at the full rate; they are then without what the stage brings besides, batch normalisation and Muon.
-Requests are timed at the end, all parts of a seed in turns.
+Requests are timed when all parts of a seed are there, in turns.
 
-Each run has a folder under --out, and one that is finished is not run again: a long measurement can be broken off.
+What is found is kept in --results, and not measured again: a long measurement can be broken off, and go on elsewhere.
 Takes about a quarter of an hour a run; --jobs runs side by side, each with its share of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -37,7 +40,9 @@ from ostro.training.recipe import convert, read_yaml
 from ostro.training.senses.tasks import Manner
 
 RECIPE = Path(__file__).with_name("ablation.yaml")
+RESULTS = Path(__file__).with_name("ablation-results.json")
 ROUNDS = 20
+EXAMPLES = 400
 SHOWN = ("photo_label", "scene", "digit_label", "same", "intent_label", "intent", "series")
 
 
@@ -72,6 +77,30 @@ PARTS: dict[str, Callable[[FamilyRecipe], FamilyRecipe]] = {
 }
 
 
+class Results(msgspec.Struct, omit_defaults=True):
+    """runs: by seed and part. milliseconds: by seed and part, of a question and of a photo."""
+
+    recipe: str
+    machine: dict[str, Any]
+    runs: dict[int, dict[str, dict[str, float]]] = {}
+    milliseconds: dict[int, dict[str, list[float]]] = {}
+
+
+def kept_results(file: Path, recipe: FamilyRecipe) -> Results:
+    digest = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
+    if not file.is_file():
+        return Results(digest, machine())
+    found = msgspec.json.decode(file.read_bytes(), type=Results)
+    if found.recipe != digest:
+        raise SystemExit(f"error: {file} is of another recipe; name another file with --results, or remove it")
+    return found
+
+
+def keep(results: Results, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(results, order="deterministic"), indent=1) + b"\n")
+
+
 def folder_of(out: Path, name: str, seed: int) -> Path:
     return out / f"{name.replace(' ', '-')}-{seed}"
 
@@ -79,16 +108,8 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     folder = folder_of(out, name, seed)
-    kept = folder / "figures.json"
     changed = msgspec.structs.replace(PARTS[name](recipe), seed=recipe.seed + seed)
-    mark, values = folder / "recipe.json", msgspec.json.encode(changed)
-    if mark.is_file() and mark.read_bytes() != values:
-        raise SystemExit(f"error: {folder} is a run of another recipe; give another --out")
-    if kept.is_file():
-        found: dict[str, float] = json.loads(kept.read_text())
-        return found
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_bytes(values)
     shared = folder_of(out, WHOLE, seed) / "encoders"
     if name not in (WHOLE, NO_CONTRAST) and shared.is_dir() and not (folder / "encoders").exists():
         shutil.copytree(shared, folder / "encoders")  # whose recipe is compared when they are read
@@ -100,10 +121,9 @@ def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path, threa
     finally:
         clock.write_text(str(before + (time.monotonic() - started) / 60))
     figures = {"minutes": float(clock.read_text())}
-    figures |= measure(trained.family) | size(trained.family)
+    figures |= measure(trained.family, EXAMPLES, wordings=(False,)) | size(trained.family)
     if trained.gate is not None:
         figures |= {"gate_share": trained.gate.share}
-    kept.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
 
@@ -128,20 +148,24 @@ def per_request(recipe: FamilyRecipe, names: Sequence[str], seed: int, data: Pat
     return found
 
 
-def row(name: str, runs: list[dict[str, float]], times: list[float]) -> str:
-    """Means, and from the least to the most."""
-    cells = [name]
+def row(name: str, results: Results) -> str:
+    """Means over seeds, and from the least to the most."""
+    runs = [results.runs[seed][name] for seed in sorted(results.runs) if name in results.runs[seed]]
+    times = [found[name] for found in results.milliseconds.values() if name in found]
+    cells = [name, str(len(runs))]
     for figure in SHOWN:
         values = [100 * run[figure] for run in runs]
         cells.append(f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})")
     cells.append(f"{runs[0]['parameters'] / 1e6:.2f} M")
-    return "| " + " | ".join([*cells, *(f"{one:.1f}" for one in times)]) + " |"
+    cells += [f"{statistics.mean(one[index] for one in times):.1f}" if times else "" for index in (0, 1)]
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data files of the recipe")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures (default: %(default)s)")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
@@ -149,27 +173,29 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print only the last line, one JSON object")
     args = parser.parse_args()
     recipe = convert(read_yaml(args.recipe), FamilyRecipe, args.recipe)
-    # First those whose encoders the others take.
-    first = [name for name in (WHOLE, NO_CONTRAST) if name in args.parts]
-    rest = [name for name in args.parts if name not in first]
+    results = kept_results(args.results, recipe)
+    # First that whose encoders the others take, last that which needs none of them.
+    names = sorted(args.parts, key=lambda name: (name != WHOLE, name == NO_CONTRAST))
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    found: dict[str, list[dict[str, float]]] = {name: [{}] * args.seeds for name in args.parts}
+    wanted = [(name, seed) for seed in range(args.seeds) for name in names if name not in results.runs.get(seed, {})]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        for names in (first, rest):
-            wanted = [(name, seed) for seed in range(args.seeds) for name in names]
-            runs = [pool.submit(run, *one, recipe, args.data, args.out, threads) for one in wanted]
-            for (name, seed), one in zip(wanted, runs, strict=True):
-                found[name][seed] = one.result()
-    times = {name: [0.0, 0.0] for name in args.parts}
-    by_seed = [per_request(recipe, args.parts, seed, args.data, args.out) for seed in range(args.seeds)]
-    for name in args.parts:
-        times[name] = [statistics.mean(one[name][index] for one in by_seed) for index in (0, 1)]
+        runs = {pool.submit(run, *one, recipe, args.data, args.out, threads): one for one in wanted}
+        for done in as_completed(runs):
+            name, seed = runs[done]
+            results.runs.setdefault(seed, {})[name] = done.result()
+            keep(results, args.results)
+            print(f"seed {seed}, {name}: {done.result()}", file=sys.stderr, flush=True)
+    for seed in range(args.seeds):
+        there = all((folder_of(args.out, name, seed) / "model").is_dir() for name in names)
+        if there and seed not in results.milliseconds:
+            results.milliseconds[seed] = per_request(recipe, names, seed, args.data, args.out)
+            keep(results, args.results)
     if not args.json:
-        print("| part | " + " | ".join([*SHOWN, "parameters", "ms a question", "ms a photo"]) + " |")
-        print("| --- " * (len(SHOWN) + 4) + "|")
-        for name, listed in found.items():
-            print(row(name, listed, times[name]))
-    print(json.dumps({"benchmark": "ablation", "runs": found, "milliseconds": times, "machine": machine()}))
+        print("| part | seeds | " + " | ".join([*SHOWN, "parameters", "ms a question", "ms a photo"]) + " |")
+        print("| --- " * (len(SHOWN) + 5) + "|")
+        for name in args.parts:
+            print(row(name, results))
+    print(json.dumps({"benchmark": "ablation", **msgspec.to_builtins(results)}))
 
 
 if __name__ == "__main__":

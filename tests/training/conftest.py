@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import yaml
 
-from ostro.training.recipe import DataRecipe, ModelRecipe, OptimiserRecipe, Recipe, TokenizerRecipe
+from ostro.training.recipe import DataRecipe, ModelRecipe, Recipe, TextRecipe, TokenizerRecipe
 
 WORDS = {
     "card_lost": ["lost", "missing", "stolen", "gone"],
@@ -61,7 +61,7 @@ def recipe() -> Recipe:
             typos=0.1,
             follow_up=0.1,
         ),
-        train=OptimiserRecipe(
+        train=TextRecipe(
             steps=12, tokens=400, rate=0.003, warmup=2, dropout=0.1, question_loss=0.1, save_every=4, evaluate_every=6
         ),
     )

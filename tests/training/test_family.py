@@ -25,7 +25,7 @@ from ostro.training.family_recipe import FamilyRecipe
 from ostro.training.loop import Trainer
 from ostro.training.pairs import SignalPairs
 from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder
-from ostro.training.recipe import OptimiserRecipe
+from ostro.training.recipe import OptimiserRecipe, convert
 from ostro.training.senses.tasks import Manner
 from ostro.training.unified import UnifiedLoss, UnifiedObjective, align_groups
 from ostro.weights.loader import load_model
@@ -33,7 +33,6 @@ from ostro.weights.loader import load_model
 STAGE: dict[str, Any] = {
     "optimiser": {
         "steps": 2,
-        "tokens": 1,
         "rate": 0.003,
         "warmup": 1,
         "save_every": 1,
@@ -190,7 +189,6 @@ def test_the_command_trains_and_measures(data: Path, tmp_path: Path) -> None:
     (tmp_path / "edge-card.md").write_text("bytes: {edge_bytes:.0f}, of {bytes:.0f}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "EXAMPLES", 4)
-        patch.setattr(command.measure, "__defaults__", (4,))
         arguments = [
             "train",
             str(file),
@@ -327,6 +325,13 @@ def test_what_a_smaller_model_cannot_be_is_told_before_anything_is_trained(
     with pytest.raises(ConfigError, match=words):
         run_family(with_edge(**changes), data, tmp_path, watch=lambda stage, *_: trained.append(stage))
     assert trained == []
+
+
+def test_what_only_a_recipe_of_text_reads_is_refused() -> None:
+    """A step of a family is of so many examples."""
+    align = {**STAGE, "optimiser": {**STAGE["optimiser"], "tokens": 3000}}
+    with pytest.raises(ConfigError, match=r"unknown field `tokens` - at `\$\.align\.optimiser`"):
+        convert({**RECIPE, "align": align}, FamilyRecipe, Path("tiny.yaml"))
 
 
 def test_an_encoder_of_another_recipe_is_not_taken(data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_prompts_are_those_of_the_chat_template(tokenizer: TekkenTokenizer) -> N
         prompt = served(tokenizer, example)
         answer = tokenizer.encode(example.answer, bos=False)
         assert ids == [*prompt.token_ids, *answer, tokenizer.eos_ids[0]]
-        assert batch.ends_N.tolist() == [len(prompt.token_ids) - 1]
+        assert batch.ends_N.tolist()[-1] == len(prompt.token_ids) - 1
         places = [at for span in prompt.spans for at in range(span.start, span.stop)]
         assert [at for one in batch.media for at in one.rows_N.tolist()] == places
         assert torch.nonzero(batch.modalities_T)[:, 0].tolist() == places
@@ -160,14 +161,24 @@ def test_requests_of_words_alone_count_as_much_as_was_asked(tokenizer: TekkenTok
         assert tokenizer.decode(asked.targets_T[more_T > 0].tolist()) == "".join(words)
 
 
+def prompts_of(example: Example) -> list[tuple[Example, Mapping[str, str | None]]]:
+    """The conversation up to each of its answers, and the labels there."""
+    said = example.messages
+    turns = [at for at, message in enumerate(said) if message.role == "assistant"]
+    earlier = [(dataclasses.replace(example, messages=said[:at]), said[at].labels) for at in turns]
+    return [*earlier, (example, example.labels)] if said else []
+
+
 def test_labels_stand_where_answers_begin(tokenizer: TekkenTokenizer) -> None:
     made = examples(60)
     batch = Batcher(tokenizer, GROUPS).batch(made)
-    prompted = [example for example in made if example.messages]
-    assert len(batch.ends_N) == len(prompted)
+    prompted = [one for example in made for one in prompts_of(example)]
+    assert len(prompted) > sum(bool(example.messages) for example in made), "some have several turns"
+    lengths = [len(served(tokenizer, example).token_ids) for example, _ in prompted]
+    assert (batch.positions_T[batch.ends_N] + 1).tolist() == lengths
     for group in GROUPS:
-        for example, number in zip(prompted, batch.labels[group.name].tolist(), strict=True):
-            expected = example.labels.get(group.name, "ignored")
+        for (_, labels), number in zip(prompted, batch.labels[group.name].tolist(), strict=True):
+            expected = labels.get(group.name, "ignored")
             found = {IGNORED: "ignored", len(group.labels): None}.get(number, None if number < 0 else "label")
             assert found == ("label" if expected not in ("ignored", None) else expected)
             if found == "label":
@@ -209,7 +220,7 @@ def test_a_batch_equals_its_examples_one_by_one(model: UnifiedDecoder, tokenizer
             whole, at_end = alone(model, tokenizer, example)
             if not example.messages:
                 continue
-            end = next(ends)
+            end = [next(ends) for _ in prompts_of(example)][-1]
             torch.testing.assert_close(hidden[end], at_end, atol=1e-4, rtol=1e-4)
             start = end - int(batch.positions_T[end])
             torch.testing.assert_close(hidden[start : start + len(whole)], whole, atol=1e-4, rtol=1e-4)

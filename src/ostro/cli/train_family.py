@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ostro.training.family_recipe import FamilyRecipe
 
 # Validation examples of a task that answers are judged on.
-EXAMPLES = 400
+EXAMPLES = 1000
 _EVERY_S = 30.0
 
 
@@ -39,7 +39,7 @@ def train_family(
     for one, mark in zip(trained, ("", "edge_"), strict=False):
         for log in sorted(one.family.folder.glob("log-*.jsonl")):
             plot_log(log, log.with_suffix(".png"))
-        found = measure(one.family) | size(one.family)
+        found = measure(one.family, EXAMPLES) | size(one.family)
         if one.gate is not None:
             report = one.gate
             found |= {"gate_share": report.share, "gate_correlation": report.correlation, "gate_loss": report.loss}
@@ -100,8 +100,11 @@ def _count(module: nn.Module) -> float:
     return float(sum(parameter.numel() for parameter in module.parameters()))
 
 
-def measure(family: Family, count: int = EXAMPLES) -> dict[str, float]:
-    """The written checkpoint, asked by the engine that serves it; each task also in wordings never trained on."""
+def measure(family: Family, count: int, wordings: tuple[bool, ...] = (False, True)) -> dict[str, float]:
+    """The written checkpoint, asked by the engine that serves it; each task also in wordings never trained on.
+
+    wordings: whether they are of those never trained on.
+    """
     from ostro.core.sampling import SamplingParams
     from ostro.engine.llm import LLM
     from ostro.training.judging import Answer, judge, prompt_of
@@ -109,8 +112,8 @@ def measure(family: Family, count: int = EXAMPLES) -> dict[str, float]:
 
     llm = LLM(family.folder / "model")
     assert llm.tokenizer is not None
-    figures: dict[str, float] = {}
-    for held in (False, True):
+    figures = {"examples": float(count)}
+    for held in wordings:
         for task in family.recipe.joint.tasks:
             if task == "text":
                 continue

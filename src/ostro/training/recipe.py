@@ -73,16 +73,15 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     typos: float = 0.0
 
 
-class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """AdamW with warm-up and a cosine, over `steps` batches of about `tokens` tokens.
+class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """AdamW with warm-up and a cosine, over `steps` batches.
 
-    question_loss: weight of a question's own tokens, against 1 for its answer. ema: decay of the averaged weights
-    that are kept. precision: of matrix products (autocast); weights are of fp32. matrix_rate: above 0, the matrices
-    inside the decoder's layers are trained with Muon at this rate, and at matrix_decay, in place of AdamW.
+    ema: decay of the averaged weights that are kept. precision: of matrix products (autocast); weights are of fp32.
+    matrix_rate: above 0, the matrices inside the decoder's layers are trained with Muon at this rate, and at
+    matrix_decay, in place of AdamW.
     """
 
     steps: int
-    tokens: int
     rate: float
     warmup: int = 100
     final_rate: float = 0.05
@@ -90,13 +89,19 @@ class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     clip: float = 1.0
     dropout: float = 0.1
     label_smoothing: float = 0.0
-    question_loss: float = 0.0
     ema: float = 0.999
     precision: Precision = "fp32"
     matrix_rate: float = 0.0
     matrix_decay: float = 0.1
     save_every: int = 200
     evaluate_every: int = 500
+
+
+class TextRecipe(OptimiserRecipe, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """tokens: of a batch, about. question_loss: weight of a question's own tokens, against 1 for its answer."""
+
+    tokens: int
+    question_loss: float = 0.0
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +112,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: TokenizerRecipe
     model: ModelRecipe
     data: DataRecipe
-    train: OptimiserRecipe
+    train: TextRecipe
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -40,8 +40,8 @@ class SenseBatch(Batch):
     """A batch as text has it, and what is sensed.
 
     modalities_T: int64, numbers of `MODALITIES`. ends_N: int64, for each prompt the row at its end, from where the
-    answer and the labels are read; in the order of the examples, without those that have no prompt. labels: by group,
-    int64 [N]: the label's number, the number of labels for none of them, or `IGNORED`.
+    answer and the labels are read; in the order of the examples and of the turns of each, plain text having none.
+    labels: by group, int64 [N]: the label's number, the number of labels for none of them, or `IGNORED`.
     """
 
     modalities_T: torch.Tensor
@@ -81,8 +81,8 @@ class Batcher:
     def batch(self, examples: Sequence[Example]) -> SenseBatch:
         """Targets are the answers with their ends, and requests as `asked` says; for plain text every token."""
         documents = [self._prompts.document(example) for example in examples]
-        asked = [example for example, document in zip(examples, documents, strict=True) if document.begins is not None]
-        labels = {name: self._targets(name, asked) for name in self._groups}
+        held = [labels for example in examples for labels in _by_prompt(example)]
+        labels = {name: self._targets(name, held) for name in self._groups}
         return _collate(documents, self._prompts.pad, self._row_length, labels).to(self._device)
 
     def pairs(self, examples: Sequence[Example]) -> tuple[SenseBatch, SenseBatch, list[str]]:
@@ -99,14 +99,14 @@ class Batcher:
         first, second = (_collate(one, self._prompts.pad, self._row_length, {}) for one in (sensed, said))
         return first.to(self._device), second.to(self._device), named
 
-    def _targets(self, group: str, examples: Sequence[Example]) -> torch.Tensor:
+    def _targets(self, group: str, held: Sequence[Mapping[str, str | None]]) -> torch.Tensor:
         numbers = self._groups[group]
         targets = []
-        for example in examples:
-            if group not in example.labels:
+        for labels in held:
+            if group not in labels:
                 targets.append(IGNORED)
                 continue
-            label = example.labels[group]
+            label = labels[group]
             if label is not None and label not in numbers:
                 raise TrainingError(f"The label '{label}' of an example is not in the model's group '{group}'.")
             targets.append(len(numbers) if label is None else numbers[label])
@@ -130,6 +130,12 @@ def embed(model: Decoder, batch: SenseBatch) -> torch.Tensor:
     return x_TD
 
 
+def _by_prompt(example: Example) -> list[Mapping[str, str | None]]:
+    """The labels of each prompt of a conversation; there is none in plain text."""
+    earlier = [message.labels for message in example.messages if message.role == "assistant"]
+    return [*earlier, example.labels] if example.messages else []
+
+
 def _collate(documents: Sequence[Document], pad: int, length: int, labels: Mapping[str, torch.Tensor]) -> SenseBatch:
     """A token's target is the one after it, with that one's weight; what is left of a row is padding without weight."""
     sizes = [len(document.tokens) - 1 for document in documents]
@@ -149,8 +155,7 @@ def _collate(documents: Sequence[Document], pad: int, length: int, labels: Mappi
         weights[row, part] = document.weights[1:]
         positions[row, part] = np.arange(size)
         segments[row, part] = number
-        if document.begins is not None:
-            ends.append(row * length + at + document.begins)
+        ends += [row * length + at + end for end in document.ends]
         for sensed, filled in document.media:
             rows_N = row * length + at + np.asarray(filled, dtype=np.int64)
             modalities.reshape(-1)[rows_N] = MODALITIES.index(sensed.modality)

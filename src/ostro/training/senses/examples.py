@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -42,8 +42,11 @@ Part = str | Sensed | Picture
 
 @dataclass(frozen=True)
 class Message:
+    """labels: of an assistant's message, those of the prompt that it answers, as an example has them."""
+
     role: Literal["system", "user", "assistant"]
     parts: tuple[Part, ...]
+    labels: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,10 @@ class Example:
     """One conversation and its answer.
 
     task: which kind. messages: the first may be the system's, the last is the user's; without any the answer is plain
-    text that goes on without end. labels: for each group of labels the one that holds, or None where none does; groups
-    that are left out may hold anything. caption: what a contrastive pair says of what is sensed; equal captions mean
-    the same. transcribe: asked by the marker for transcriptions, not by words; spoken: the language that is told with
-    it. language, ask, scene: of questions about scenes, for `scenes.parse`.
+    text that goes on without end. labels: of the last prompt, for each group the one that holds, or None where none
+    does; groups that are left out may hold anything. caption: what a contrastive pair says of what is sensed; equal
+    captions mean the same. transcribe: asked by the marker for transcriptions, not by words; spoken: the language that
+    is told with it. language, ask, scene: of questions about scenes, for `scenes.parse`.
     """
 
     task: str

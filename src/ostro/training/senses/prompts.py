@@ -32,18 +32,21 @@ _KNOWN_TEXTS = 1 << 14
 class Document:
     """Tokens, and for each the weight of predicting it (0: only read).
 
-    media: what is sensed, and the positions that it fills. begins: the last position of the prompt, which predicts the
-    answer's first token; None where there is no prompt.
+    media: what is sensed, and the positions that it fills. ends: the last position of each prompt, which predicts the
+    first token of its answer; none in plain text.
     """
 
     tokens: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     media: list[tuple[Sensed, list[int]]] = field(default_factory=list)
-    begins: int | None = None
+    ends: list[int] = field(default_factory=list)
 
     def add(self, tokens: list[int], weight: float) -> None:
         self.tokens += tokens
         self.weights += [weight] * len(tokens)
+
+    def end_prompt(self) -> None:
+        self.ends.append(len(self.tokens) - 1)
 
 
 class Prompts:
@@ -72,7 +75,7 @@ class Prompts:
             document.add(self.encode(example.answer), 1.0)
             return document
         self._converse(document, example)
-        document.begins = len(document.tokens) - 1
+        document.end_prompt()
         document.add([*self.encode(example.answer), self._eos], 1.0)
         return document
 
@@ -104,6 +107,7 @@ class Prompts:
             elif message.role == "system":
                 document.add([self._id("[SYSTEM_PROMPT]"), *said, self._id("[/SYSTEM_PROMPT]")], 0.0)
             else:
+                document.end_prompt()
                 document.add([*said, self._eos], 1.0)
         if example.transcribe:
             told = [] if example.spoken is None else self.encode(f"lang:{example.spoken}")
@@ -131,7 +135,7 @@ class Prompts:
 
     def _without_answer(self, document: Document) -> Document:
         """All of it is read; the end of the sequence only stands behind so that the last token is an input."""
-        document.begins = len(document.tokens) - 1
+        document.end_prompt()
         document.add([self._eos], 0.0)
         return document
 

@@ -272,13 +272,17 @@ def intent(material: Material, manner: Manner, rng: random.Random) -> Example:
         for _ in range(rng.randint(1, _EARLIER) if rng.random() < 0.3 else 0):
             before = rng.choice(material.questions)
             turn = _customers(material, manner, rng, before.text)
-            earlier += [Message("user", (turn,)), Message("assistant", (before.label,))]
+            earlier += [Message("user", (turn,)), _told(before.label)]
         if rng.random() < material.customers.follow_up:
             # A turn that asks nothing new: the intent is still the one before.
-            earlier += [Message("user", (text,)), Message("assistant", (question.label,))]
+            earlier += [Message("user", (text,)), _told(question.label)]
             text = follow_up(rng)
     messages = (*earlier, Message("user", (text,)))
     return Example("intent", messages, question.label, _only("intent", question.label), language=language)
+
+
+def _told(intent: str) -> Message:
+    return Message("assistant", (intent,), _only("intent", intent))
 
 
 def text(material: Material, manner: Manner, rng: random.Random) -> Example:  # noqa: ARG001 - one signature for all
