@@ -16,7 +16,7 @@ from ostro.media.senses import Senses
 from ostro.media.series import SeriesSettings
 from ostro.tokenizer.mistral import TekkenTokenizer
 from ostro.training.data import Question
-from ostro.training.recipe import DataRecipe
+from ostro.training.recipe import Customers
 from ostro.training.senses.digits import Utterance
 from ostro.training.senses.photos import Photos
 from ostro.training.senses.tasks import Manner, Material, Tasks
@@ -26,7 +26,7 @@ CLASSES = ("airplane", "bird", "cat", "deer", "dog")
 SENSES = Senses(
     ImageSettings(8, 64), AudioSettings(mel_bins=16, chunk_seconds=None, frame_rate=25.0), SeriesSettings(4, 4, 256)
 )
-CUSTOMERS = DataRecipe("", "", "", word_dropout=0.1, typos=0.05, follow_up=0.2, system=0.3)
+CUSTOMERS = Customers(word_dropout=0.1, typos=0.05, follow_up=0.2, system=0.3)
 SHARES = {
     "photo": 1.0,
     "scene": 2.0,

@@ -136,20 +136,25 @@ def conversation(
     """One chat over these questions in turn, with follow-ups between them that change nothing."""
     system = rng.choice(SYSTEM_PROMPTS) if rng.random() < data.system else None
     row = renderer.start(system)
+
+    def changed(text: str) -> str:
+        return augment(text, rng, word_dropout=data.word_dropout, typos=data.typos)
+
     for question in questions:
-        renderer.ask(row, augment(question.text, data, rng), question_loss)
+        renderer.ask(row, changed(question.text), question_loss)
         renderer.answer(row, question.label)
         while rng.random() < data.follow_up:
-            renderer.ask(row, augment(follow_up(rng), data, rng))
+            renderer.ask(row, changed(follow_up(rng)))
             renderer.answer(row, question.label)
     return row
 
 
-def augment(text: str, data: DataRecipe, rng: random.Random) -> str:
-    """Leave words out, make typing errors, change case and final punctuation: what customers do."""
+def augment(text: str, rng: random.Random, *, word_dropout: float, typos: float) -> str:
+    """Leave words out, make typing errors, change case and final punctuation: what customers do. word_dropout, typos:
+    probabilities for each word."""
     words = text.split()
-    kept = [word for word in words if rng.random() >= data.word_dropout] or words
-    kept = [_typo(word, rng) if rng.random() < data.typos else word for word in kept]
+    kept = [word for word in words if rng.random() >= word_dropout] or words
+    kept = [_typo(word, rng) if rng.random() < typos else word for word in kept]
     text = " ".join(kept)
     style = rng.random()
     if style < 0.15:

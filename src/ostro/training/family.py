@@ -37,7 +37,6 @@ from ostro.training.gate import GateReport, calibrate, judge_gate
 from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
 from ostro.training.pretrain import Pretrainer, initialise_encoder
-from ostro.training.recipe import DataRecipe
 from ostro.training.senses.batches import Batcher, SenseBatch
 from ostro.training.senses.digits import DigitSplit, read_digits, split_digits
 from ostro.training.senses.examples import Example, texts_of
@@ -217,7 +216,6 @@ def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
         photos = split_photos(read_photos(data / given.photos, out / "cache", given.photo_side))
     if given.digits is not None and senses.audio is not None:
         digits = split_digits(read_digits(data / given.digits, senses.audio))
-    customers = DataRecipe("", "", "", word_dropout=given.word_dropout, typos=given.typos, follow_up=given.follow_up)
 
     def material(part: int) -> Material:
         return Material(
@@ -226,7 +224,7 @@ def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
             utterances=() if digits is None else (digits.train, digits.validation)[part],
             questions=(split.train, split.validation)[part],
             text=(train_text, validation_text)[part],
-            customers=customers,
+            customers=given.customers,
         )
 
     train, validation = material(0), material(1)

@@ -8,7 +8,7 @@ import msgspec
 
 from ostro.compression.recipe import Recipe as Rounding
 from ostro.training.pretrain import PretrainRecipe
-from ostro.training.recipe import OptimiserRecipe, TokenizerRecipe
+from ostro.training.recipe import Customers, OptimiserRecipe, TokenizerRecipe
 from ostro.training.unified import UnifiedObjective
 
 # The share of the full feed-forward compute that text may cost.
@@ -37,7 +37,7 @@ class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
 class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Files in the data folder; a sense whose file is not named is not trained. image_size: longest side of an image in
-    pixels. audio: the `audio` section of tekken.json. customers: how questions of customers are changed."""
+    pixels. audio: the `audio` section of tekken.json."""
 
     questions: str
     labels: str
@@ -48,9 +48,7 @@ class FamilyData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     photo_side: int = 32
     image_size: int = 64
     audio: dict[str, Any] | None = None
-    word_dropout: float = 0.1
-    typos: float = 0.03
-    follow_up: float = 0.25
+    customers: Customers = Customers()
 
 
 class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -73,6 +73,18 @@ class DataRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     typos: float = 0.0
 
 
+class Customers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a customer asks, as probabilities. word_dropout, typos: for each word of a question to be left out, or to get
+    a typing error. earlier: that other questions were asked before. follow_up: that the last turn asks nothing new.
+    system: that a conversation, of whatever task, has a system prompt."""
+
+    word_dropout: float = 0.1
+    typos: float = 0.03
+    earlier: float = 0.3
+    follow_up: float = 0.25
+    system: float = 0.2
+
+
 class OptimiserRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """AdamW with warm-up and a cosine, over `steps` batches.
 

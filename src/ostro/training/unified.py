@@ -20,7 +20,7 @@ from ostro.training.senses.contrast import ContrastiveLoss
 from ostro.training.senses.tasks import Tasks
 
 # Steps of which one also fits the gate: it costs a pass a level.
-GATE_EVERY = 4
+GATE_EVERY = 8
 # Tasks whose examples have captions that a contrastive pair can be made of.
 CAPTIONED = ("photo", "scene", "digit", "series")
 

@@ -13,7 +13,7 @@ from ostro.media.senses import Senses
 from ostro.media.series import SeriesSettings, series_input
 from ostro.training.conversations import SYSTEM_PROMPTS, augment, follow_up
 from ostro.training.data import Question
-from ostro.training.recipe import DataRecipe
+from ostro.training.recipe import Customers
 from ostro.training.senses import digits, signals
 from ostro.training.senses.digits import DIGITS, WORDS, Utterance, mel_of
 from ostro.training.senses.examples import Example, Message, Part, Picture, Sensed, develop
@@ -67,9 +67,8 @@ class Manner:
 class Material:
     """What examples are made of: one part of a split, training or validation.
 
-    senses: how the model takes what it senses, as it is read from its folder for serving. customers: how customers'
-    questions are changed, and how often a conversation has a system prompt. Raises TrainingError for material of a
-    sense that the model does not have.
+    senses: how the model takes what it senses, as it is read from its folder for serving. customers: how they ask; None
+    leaves questions as they are. Raises TrainingError for material of a sense that the model does not have.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class Material:
         utterances: Sequence[Utterance] = (),
         questions: Sequence[Question] = (),
         text: str = "",
-        customers: DataRecipe | None = None,
+        customers: Customers | None = None,
     ) -> None:
         for name, given in (("image", photos is not None), ("audio", bool(utterances))):
             if given and getattr(senses, name) is None:
@@ -227,20 +226,25 @@ def transcription(material: Material, manner: Manner, rng: random.Random) -> Exa
 
 
 def same(material: Material, manner: Manner, rng: random.Random) -> Example:
-    """Whether the number that is heard is the one that is read."""
+    """Whether the number that is heard is the one that is read. The answer tells both first: to compare what is said
+    already is learnt by far sooner than to do all of it at once, and shows what a wrong answer got wrong."""
     language = _language(rng)
     number, sound = _sound(material, manner, rng)
     said = material.utterances[number].digit
     shown = said if rng.random() < 0.5 else rng.choice([other for other in DIGITS if other != said])
     written = rng.choice([shown, WORDS[int(shown)] if language == "en" else DIGITS_ZH[int(shown)]])
     text = _ask(rng, manner, "same", language, shown=written if language == "en" else f" {written} ")
-    if language == "en":
-        reply = "yes" if shown == said else f"no, it is {said}"
-    else:
-        reply = "是" if shown == said else f"不是，是 {said}"
+    reply = compared(shown, said, language)
     return Example(
         "same", (_user(rng, sound, text),), reply, _only("digit", said), caption=_heard(said), language=language
     )
+
+
+def compared(read: str, heard: str, language: Language) -> str:
+    """The answer to whether two digits are the same."""
+    if language == "en":
+        return f"read {read}, heard {heard}: {'yes' if read == heard else 'no'}"
+    return f"看到 {read}，听到 {heard}：{'是' if read == heard else '不是'}"
 
 
 def series(material: Material, manner: Manner, rng: random.Random) -> Example:
@@ -269,7 +273,7 @@ def intent(material: Material, manner: Manner, rng: random.Random) -> Example:
         text = QUESTIONS["intent"][language].draw(rng, held=manner.held_wordings, text=text)
     earlier: list[Message] = []
     if manner.training and material.customers is not None:
-        for _ in range(rng.randint(1, _EARLIER) if rng.random() < 0.3 else 0):
+        for _ in range(rng.randint(1, _EARLIER) if rng.random() < material.customers.earlier else 0):
             before = rng.choice(material.questions)
             turn = _customers(material, manner, rng, before.text)
             earlier += [Message("user", (turn,)), _told(before.label)]
@@ -350,7 +354,10 @@ def _sound(material: Material, manner: Manner, rng: random.Random) -> tuple[int,
 
 
 def _customers(material: Material, manner: Manner, rng: random.Random, text: str) -> str:
-    return augment(text, material.customers, rng) if manner.training and material.customers is not None else text
+    customers = material.customers
+    if not manner.training or customers is None:
+        return text
+    return augment(text, rng, word_dropout=customers.word_dropout, typos=customers.typos)
 
 
 def _user(rng: random.Random, sensed: Part, text: str) -> Message:
