@@ -128,6 +128,7 @@ FIGURES = [
     *LABELLED,
     *(f"{name}_new_words" for name in (*TASKS, *LABELLED)),
     *GATED,
+    "examples",
     "parameters",
     "bytes",
     "saved_parameters",
