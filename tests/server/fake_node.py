@@ -1,7 +1,7 @@
 """A whole node around the fake engine: `python fake_node.py '{"api_key": …}'` serves on a free port and prints it.
 
 models: `{name: {EngineOptions, "footprint": {…}}}` serves several, as `pool` (PoolOptions) says. Everything else in the
-settings goes to `create_app` and `serve`.
+settings goes to `create_app` and `serve`. site: port of a host "site" on loopback that images may be fetched from.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from functools import partial
 from typing import Any
 
+import ostro.server.app as application
 from ostro.core.footprint import Footprint
 from ostro.core.media import Prompt
 from ostro.core.options import EngineOptions
 from ostro.link import EngineProcess, RestartPolicy
+from ostro.media.image import ImageSettings
+from ostro.media.senses import Senses
 from ostro.server import ServedModel, create_app, serve
 from ostro.server.pool import PoolOptions
 from ostro.server.run import bind
 from ostro.tokenizer.base import Tokenizer
 from ostro.tokenizer.conversation import read_messages
+from ostro.web.fetching import MediaFetcher
 
 BOS, EOS = 256, 257
 
@@ -46,6 +51,10 @@ class ByteTokenizer(Tokenizer):
         return bytes([token_id]) if token_id < 256 else b"<s>"
 
 
+async def _loopback(_: str) -> list[str]:
+    return ["127.0.0.1"]
+
+
 def main(settings: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     only = {"model": settings.pop("model", "m"), **settings.pop("options", {})}
@@ -57,7 +66,12 @@ def main(settings: dict[str, Any]) -> None:
         name: EngineProcess("fake_engine", EngineOptions(name=name, **model), restart=policy)
         for name, model in models.items()
     }
-    served = {name: ServedModel(name, engine, tokenizer) for name, engine in engines.items()}
+    senses = Senses()
+    if (site := settings.pop("site", None)) is not None:
+        senses = Senses(image=ImageSettings(token_side=28, max_side=280))
+        application.MediaFetcher = partial(MediaFetcher, resolve=_loopback, admits=lambda address: address.is_loopback)
+        settings["media_from"] = [f"site:{site}"]
+    served = {name: ServedModel(name, engine, tokenizer, senses) for name, engine in engines.items()}
     if "pool" in settings:
         settings["pool"] = PoolOptions(footprints=footprints, **settings["pool"])
     grace = settings.pop("grace_s", 5.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 
 from ostro.core import constraints
 from ostro.core.constraints import ResponseFormat, ToolPolicy
@@ -20,6 +21,7 @@ from ostro.server.models import ServedModel
 from ostro.tokenizer.conversation import read_messages
 from ostro.tokenizer.grammars import chat_constraint
 from ostro.tokenizer.parser import AnswerParser
+from ostro.web.disconnect import while_connected
 
 CAREFUL = (
     "Be helpful and truthful. Do not give instructions that could hurt somebody, do not demean or deceive people, "
@@ -64,12 +66,14 @@ class ChatSpec:
         return () if self.reasoning_effort is None or _takes_effort(model) else ("reasoning_effort",)
 
 
-async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec, request_id: str) -> Generation:
+async def start_chat(
+    request: Request, context: ServerContext, model: ServedModel, spec: ChatSpec, request_id: str
+) -> Generation:
     """Render, constrain and queue a conversation.
 
     Raises InvalidRequestError naming the field, PromptTooLongError, NotReadyError, QueueFullError.
     """
-    prompt = await render(context, model, spec)
+    prompt = await render(request, context, model, spec)
     params = await _constrained(context, model, spec, prompt.token_ids)
     return submit(
         context,
@@ -86,11 +90,12 @@ async def start_chat(context: ServerContext, model: ServedModel, spec: ChatSpec,
     )
 
 
-async def render(context: ServerContext, model: ServedModel, spec: ChatSpec) -> Prompt:
+async def render(request: Request, context: ServerContext, model: ServedModel, spec: ChatSpec) -> Prompt:
     """The prompt that asks for the answer. Raises InvalidRequestError naming the field."""
     card = model.engine.card
+    reading = context.media.read(spec.messages, model.senses, None if card is None else card.context)
     try:
-        messages = await context.media.read(spec.messages, model.senses, None if card is None else card.context)
+        messages = await while_connected(request, reading)
     except PromptTooLongError as error:
         error.param = spec.messages_param
         raise

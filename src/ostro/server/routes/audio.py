@@ -16,6 +16,7 @@ from ostro.server.mistral_shape import wants_mistral_stream
 from ostro.server.models import ServedModel
 from ostro.server.patience import patient
 from ostro.server.transcription_shape import MistralTranscriptionShape, TranscriptionShape
+from ostro.web.disconnect import while_connected
 from ostro.web.openapi import gives, takes_form
 from ostro.web.transcriptions import Transcription, TranscriptionEvent, TranscriptionRequest
 from ostro.web.upload import Form, read_form, refuse_foreign_pages
@@ -61,7 +62,7 @@ async def _answer(
     kind: type[TranscriptionShape],
 ) -> Response:
     model = await context.models.use(request, body.model)
-    sound = await context.media.hear(source, model.senses)
+    sound = await while_connected(request, context.media.hear(source, model.senses))
     shape = kind(new_id("transcription"), model, body, sound)
     generation = submit(
         context,

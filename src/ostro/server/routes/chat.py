@@ -38,7 +38,7 @@ async def _answer(
 ) -> Response:
     model = await context.models.use(request, body.model)
     job = Job(model, body, new_id("chatcmpl"), spec.params.n)
-    generation = await start_chat(context, model, spec, job.id)
+    generation = await start_chat(request, context, model, spec, job.id)
     options: dict[str, Any] = {"prefix": _prefix(spec.messages[-1]), "chunks": body.prompt_mode == "reasoning"}
     if wants_mistral_stream(request):
         shape: ChatShape = MistralChatShape(job, generation.usage, **options)

@@ -36,19 +36,7 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
     inputs = body.inputs()
     field, width = body.width()
     model = await context.models.use(request, body.model)
-    prompts = []
-    taken = 0
-    for one in inputs:
-        prompts.append(await _encode(context, model, *one))
-        taken += sum(len(media.data) for media in prompts[-1].media)
-        if taken > MAX_MEDIA_BYTES:
-            raise InvalidRequestError(
-                f"The images and sounds up to {one[0]} take more than {MAX_MEDIA_BYTES} bytes once they are read. "
-                "Send them in several requests.",
-                param=one[0],
-                code="too_many_media",
-            )
-        await asyncio.sleep(0)  # thousands of short texts take long together
+    prompts = await while_connected(request, _encode_all(context, model, inputs))
     embedder = Embedder(
         model=model,
         metrics=context.metrics,
@@ -76,6 +64,24 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
         "usage": UsageInfo.of(usage),
     }
     return Response(msgspec.json.encode(answer), headers=body.ignored_header(), media_type="application/json")
+
+
+async def _encode_all(context: ServerContext, model: ServedModel, inputs: Sequence[tuple[str, Input]]) -> list[Prompt]:
+    """Raises InvalidRequestError naming an input."""
+    prompts = []
+    taken = 0
+    for one in inputs:
+        prompts.append(await _encode(context, model, *one))
+        taken += sum(len(media.data) for media in prompts[-1].media)
+        if taken > MAX_MEDIA_BYTES:
+            raise InvalidRequestError(
+                f"The images and sounds up to {one[0]} take more than {MAX_MEDIA_BYTES} bytes once they are read. "
+                "Send them in several requests.",
+                param=one[0],
+                code="too_many_media",
+            )
+        await asyncio.sleep(0)  # thousands of short texts take long together
+    return prompts
 
 
 async def _encode(context: ServerContext, model: ServedModel, field: str, given: Input) -> Prompt:

@@ -36,7 +36,7 @@ async def infer(request: Request, context: Annotated[ServerContext, Depends(cont
     model = await context.models.use(request, body.model)
     answer_id = new_id("infer")
     with body.own_words():
-        generation = await start_chat(context, model, spec, answer_id)
+        generation = await start_chat(request, context, model, spec, answer_id)
     try:
         (choice,) = await while_connected(request, gather(generation))
     finally:

@@ -51,7 +51,7 @@ async def _answer(
     model = await context.models.use(request, body.model)
     shape = MessageShape(model.name, shows_thoughts=body.shows_thoughts)
     with _in_their_words(body):
-        generation = await start_chat(context, model, spec, shape.id)
+        generation = await start_chat(request, context, model, spec, shape.id)
     if body.stream:
         frames = shape.frames(generation, request.state.request_id)
         return await stream(request, context, generation, frames, headers, heartbeat=PING)
@@ -70,7 +70,7 @@ async def count_tokens(request: Request, context: Annotated[ServerContext, Depen
     model = context.models.find(body.model)
     spec = _spec(body, SamplingParams())
     with _in_their_words(body):
-        prompt = await render(context, model, spec)
+        prompt = await render(request, context, model, spec)
     return json_response(TokenCount(len(prompt.token_ids)), body.ignored_header())
 
 

@@ -76,7 +76,7 @@ async def _answer(request: Request, context: ServerContext, body: ResponsesReque
     stored = body.store is not False and not is_in_process(request.scope)
     response = begun(body, spec.params, id=response_id, created_at=int(time.time()), model=model.name, store=stored)
     with messages.own_words():
-        generation = await start_chat(context, model, spec, response_id)
+        generation = await start_chat(request, context, model, spec, response_id)
     writer = ResponseWriter(response, model.tokenizer)
 
     async def finish() -> list[Event]:

@@ -16,6 +16,7 @@ from ostro.server.models import ServedModel
 from ostro.server.served import off_loop
 from ostro.tokenizer.base import Tokenizer
 from ostro.web.body import read_json
+from ostro.web.disconnect import while_connected
 from ostro.web.openapi import gives, takes
 from ostro.web.tokens import Detokenized, DetokenizeRequest, TokenizeRequest, Tokens
 
@@ -32,7 +33,7 @@ async def tokenize(request: Request, context: Annotated[ServerContext, Depends(c
     if body.prompt is not None:
         ids = await model.encode(body.prompt, bos=body.add_special_tokens is not False)
     else:
-        ids = await _render(context, model, body, ignored)
+        ids = await _render(request, context, model, body, ignored)
     tokenizer = model.text_tokenizer("prompt")
     card = model.engine.card
     strings = await off_loop(lambda: _strings(tokenizer, ids), len(ids)) if body.return_token_strs else None
@@ -58,7 +59,9 @@ async def detokenize(request: Request, context: Annotated[ServerContext, Depends
     return _json(Detokenized(text), body.ignored_header())
 
 
-async def _render(context: ServerContext, model: ServedModel, body: TokenizeRequest, ignored: list[str]) -> list[int]:
+async def _render(
+    request: Request, context: ServerContext, model: ServedModel, body: TokenizeRequest, ignored: list[str]
+) -> list[int]:
     """Token ids of the body's conversation; names of fields that the model has no place for go to `ignored`."""
     assert body.messages is not None
     options: dict[str, Any] = {}
@@ -73,7 +76,8 @@ async def _render(context: ServerContext, model: ServedModel, body: TokenizeRequ
             ignored.append("reasoning_effort")
     messages = [message.plain(index) for index, message in enumerate(body.messages)]
     card = model.engine.card
-    read = await context.media.read(messages, model.senses, None if card is None else card.context)
+    reading = context.media.read(messages, model.senses, None if card is None else card.context)
+    read = await while_connected(request, reading)
     return (await model.render(read, **options)).token_ids
 
 
