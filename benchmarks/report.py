@@ -62,7 +62,7 @@ def machine() -> dict[str, Any]:
         "cpu": name,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "ostro": ostro.__version__,
     }

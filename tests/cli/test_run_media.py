@@ -19,6 +19,7 @@ from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
 from seeing import write_seeing_model, write_text_model
+from tiny_unified import write_unified_model
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,19 @@ def test_images_stand_before_what_is_asked(folder: Path, pictures: list[Path]) -
     assert json.loads(alone.stdout)["usage"]["prompt_tokens"] < answer["usage"]["prompt_tokens"] - 10
     streamed = run(folder, "what is seen", "--image", pictures[0], "--image", pictures[1], "--max-tokens", "8")
     assert streamed.stdout.rstrip("\n") == expected.text.rstrip("\n")
+
+
+def test_labels_are_told(pictures: list[Path], tmp_path: Path) -> None:
+    """Of a model that has a head for them."""
+    folder = tmp_path / "unified"
+    write_unified_model(folder)
+    done = run(folder, "what is seen", "--image", pictures[0], "--json", "--max-tokens", "4")
+    assert done.exit_code == 0, done.output
+    messages = [{"role": "user", "content": content(pictures[:1], "what is seen")}]
+    (expected,) = LLM(folder).chat(messages, SamplingParams(temperature=0, max_tokens=4))
+    told = [(one["label"], pytest.approx(one["score"], abs=1e-5)) for one in json.loads(done.stdout)["labels"]]
+    assert told == [(one.label, one.score) for one in expected.labels]
+    assert told
 
 
 def test_what_cannot_be_seen_is_refused(folder: Path, pictures: list[Path], tmp_path: Path) -> None:

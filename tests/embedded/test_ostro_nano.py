@@ -123,7 +123,7 @@ def figures(name: str) -> dict[str, float]:
     """The first column of the card's table."""
     card = (embedded_models()[name] / "README.md").read_text()
     found = {what.strip(): float(value) for what, value in re.findall(r"^\| (.+?) \| ([\d.]+)%", card, re.MULTILINE)}
-    assert len(found) == 10
+    assert len(found) >= 10
     return found
 
 

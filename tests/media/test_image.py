@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mistral_common.protocol.instruct.chunk import ImageChunk
 from mistral_common.tokens.tokenizers.image import ImageConfig, ImageEncoder, SpecialImageIDs
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 from ostro.core.errors import InvalidRequestError
 from ostro.media.image import MAX_BYTES, MAX_PIXELS, ImageSettings, open_image, read_image, resize_cubic
@@ -172,7 +172,23 @@ def test_what_is_no_image_is_refused() -> None:
     refused("declared as 'audio/wav' but is PNG", encoded(picture(8, 8)), "audio/wav")
     refused("16|type I", png_of(4, 4, zlib.compress(bytes(9 * 4)), depth=16, colour=0))
     frames = [picture(8, 8, seed=index) for index in range(3)]
-    refused("3 frames", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    for kind in ("GIF", "PNG", "WEBP"):
+        refused("is an animation", encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+
+def test_frames_of_an_animation_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame of a GIF takes a dozen bytes, and to count them all is to walk through them."""
+    walked = []
+    seek = GifImagePlugin.GifImageFile._seek
+
+    def counted(self: Any, frame: int, update_image: bool = True) -> None:
+        walked.append(frame)
+        seek(self, frame, update_image)
+
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "_seek", counted)
+    frames = [picture(2, 2, seed=index) for index in range(40)]
+    refused("is an animation", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert max(walked) == 1
 
 
 def test_images_that_are_cut_short_or_damaged_are_refused() -> None:

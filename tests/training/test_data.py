@@ -128,6 +128,8 @@ FIGURES = [
     *LABELLED,
     *(f"{name}_new_words" for name in (*TASKS, *LABELLED)),
     *GATED,
+    "photo_large",
+    *(f"{task}_embedding" for task in ("photo", "digit", "series")),
     "examples",
     "parameters",
     "bytes",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from safetensors.torch import load_file
 from sense_data import write_digits, write_photos
 
 from ostro.core.errors import ConfigError, TrainingError
@@ -20,14 +23,16 @@ from ostro.media.series import SeriesSettings
 from ostro.models.ostro.encoder import StemEncoder
 from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import StemConfig
+from ostro.training.checkpoint import under
 from ostro.training.family import initialise_unified, prepare, run_family
 from ostro.training.family_recipe import FamilyRecipe
-from ostro.training.loop import Trainer
+from ostro.training.loop import Trainer, optimisers
 from ostro.training.pairs import SignalPairs
 from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder
 from ostro.training.recipe import OptimiserRecipe, convert
-from ostro.training.senses.tasks import Manner
-from ostro.training.unified import UnifiedLoss, UnifiedObjective, align_groups
+from ostro.training.senses.examples import Example
+from ostro.training.senses.tasks import Manner, Tasks
+from ostro.training.unified import UnifiedLoss, UnifiedObjective, align_groups, joint_groups
 from ostro.weights.loader import load_model
 
 STAGE: dict[str, Any] = {
@@ -131,10 +136,28 @@ def silent(*_: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, int]]]:
+def drawn() -> list[list[str]]:
+    """What the first steps of the stages of `trained` were asked, once that is there."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def trained(
+    data: Path, tmp_path_factory: pytest.TempPathFactory, drawn: list[list[str]]
+) -> tuple[Path, list[tuple[str, int]]]:
     out = tmp_path_factory.mktemp("run")
     seen: list[tuple[str, int]] = []
-    (one,) = run_family(recipe(), data, out, watch=lambda stage, step, *_: seen.append((stage, step)))
+    draw = Tasks.examples
+
+    def watched(self: Tasks, step: int, count: int) -> list[Example]:
+        made = draw(self, step, count)
+        if count == STAGE["objective"]["examples"] and step == 0:
+            drawn.append([repr(one.messages) for one in made])
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tasks, "examples", watched)
+        (one,) = run_family(recipe(), data, out, watch=lambda stage, step, *_: seen.append((stage, step)))
     assert one.gate is not None
     return out, seen
 
@@ -153,7 +176,6 @@ def test_every_stage_runs_and_is_watched(trained: tuple[Path, list[tuple[str, in
 
 def test_what_is_written_answers_with_every_sense(trained: tuple[Path, list[tuple[str, int]]], data: Path) -> None:
     import base64
-    import zipfile
 
     folder = trained[0] / "model"
     llm = LLM(folder, threads=1)
@@ -207,6 +229,10 @@ def test_the_command_trains_and_measures(data: Path, tmp_path: Path) -> None:
         assert 0 <= figures[task] <= 1
         assert 0 <= figures[f"{task}_new_words"] <= 1
     assert {"photo_label", "digit_label", "intent_label", "gate_share"} <= figures.keys()
+    for name in ("photo_large", "photo_embedding", "digit_embedding", "series_embedding", "edge_photo_embedding"):
+        assert 0 <= figures[name] <= 1
+    assert figures["examples"] == 4
+    assert figures["minutes"] > 0
     assert (tmp_path / "run" / "log-joint.png").stat().st_size > 1000
     assert "joint 2/2" in done.stderr
     assert "edge joint 2/2" in done.stderr
@@ -332,6 +358,81 @@ def test_what_only_a_recipe_of_text_reads_is_refused() -> None:
     align = {**STAGE, "optimiser": {**STAGE["optimiser"], "tokens": 3000}}
     with pytest.raises(ConfigError, match=r"unknown field `tokens` - at `\$\.align\.optimiser`"):
         convert({**RECIPE, "align": align}, FamilyRecipe, Path("tiny.yaml"))
+
+
+class BrokenOffError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("broken", [("image encoder", 1), ("align", 1), ("joint", 1)])
+def test_a_run_that_was_broken_off_gives_the_same_weights(
+    trained: tuple[Path, list[tuple[str, int]]], data: Path, tmp_path: Path, broken: tuple[str, int]
+) -> None:
+    def stop(stage: str, step: int, *_: object) -> None:
+        if (stage, step) == broken:
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        run_family(recipe(), data, tmp_path, watch=stop)
+    seen: list[tuple[str, int]] = []
+    run_family(recipe(), data, tmp_path, watch=lambda stage, step, *_: seen.append((stage, step)))
+    assert seen == trained[1][trained[1].index(broken) + 1 :], "nothing is done again"
+    one, whole = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path, trained[0]))
+    assert one.keys() == whole.keys()
+    assert all(torch.equal(one[name], whole[name]) for name in whole)
+
+
+def test_encoders_stand_still_while_the_decoder_learns_with_them(trained: tuple[Path, list[tuple[str, int]]]) -> None:
+    out = trained[0]
+    aligned, joint = (
+        under("model.", load_file(next((out / f"state-{stage}").glob("*.safetensors")))) for stage in ("align", "joint")
+    )
+    for sense in ("image", "audio", "series"):
+        kept = load_file(out / "encoders" / f"{sense}.safetensors")
+        for name, value in kept.items():
+            here = f"encoders.{sense}.{name}"
+            assert torch.equal(aligned[here], value) != name.startswith("projector."), here
+        assert any(not torch.equal(joint[f"encoders.{sense}.{name}"], value) for name, value in kept.items())
+
+
+def test_encoders_have_a_rate_of_their_own_in_the_end(data: Path, tmp_path: Path) -> None:
+    model = UnifiedDecoder(prepare(recipe(), data, tmp_path).config)
+    groups = joint_groups(model, 0.1, 0.25)
+    slow = {id(parameter) for group in groups if group.get("rate", 1.0) == 0.25 for parameter in group["params"]}
+    assert slow == {id(parameter) for name, parameter in model.named_parameters() if name.startswith("encoders.")}
+    every = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(every) == sorted(id(parameter) for parameter in model.parameters())
+    made = optimisers(groups, msgspec.convert(STAGE["optimiser"], OptimiserRecipe))
+    rates = {id(one): group["lr"] for group in made["optimiser"].param_groups for one in group["params"]}
+    assert all(rate == pytest.approx(0.00075 if one in slow else 0.003) for one, rate in rates.items())
+    assert len(rates) == len(every)
+
+
+def test_no_stage_begins_with_the_examples_of_the_one_before(
+    trained: tuple[Path, list[tuple[str, int]]], drawn: list[list[str]]
+) -> None:
+    """Which one recipe for both, and steps counted from nought in each, would make of it."""
+    assert trained
+    assert len(drawn) == 2, "one a stage"
+    assert drawn[0] != drawn[1]
+
+
+def test_other_data_are_another_run(data: Path, tmp_path: Path) -> None:
+    before = prepare(recipe(), data, tmp_path / "run")
+    changed = tmp_path / "data"
+    for name in ("plays.txt", "photos.zip", "digits.zip", "questions.csv"):
+        shutil.copytree(data, changed, dirs_exist_ok=True)
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(changed / name, "a") as archive:
+                archive.writestr("more.txt", "more")
+        else:
+            with (changed / name).open("a") as file:
+                file.write("where is my card,card_lost\n")
+        again = prepare(recipe(), changed, tmp_path / "run")
+        assert again.fingerprint != before.fingerprint, name
+        assert again.data != before.data
+        shutil.rmtree(changed)
+    assert prepare(recipe(), data, tmp_path / "run").fingerprint == before.fingerprint
 
 
 def test_an_encoder_of_another_recipe_is_not_taken(data: Path, tmp_path: Path) -> None:

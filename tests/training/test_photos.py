@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sense_data import photo_array, write_photos
 
@@ -20,6 +21,7 @@ from ostro.training.senses.photos import (
     augment,
     crop,
     cutout,
+    enlarged,
     flip,
     jitter,
     normalised,
@@ -133,3 +135,16 @@ def test_jitter_keeps_grey_grey_and_rescaling_keeps_the_mean() -> None:
     scaled = rescale(smooth, np.random.default_rng(0)).astype(int)
     assert np.abs(scaled - smooth).max() <= 255 * 0.15 * 0.6
     np.testing.assert_array_equal(rescale(smooth, np.random.default_rng(0), 1.0, 1.0), smooth)
+
+
+def test_enlarged_photos_are_the_middle_by_linear_interpolation() -> None:
+    """As PyTorch interpolates, cut to the shape."""
+    images = np.stack([photo_array(seed, 16) for seed in range(3)])
+    found = enlarged(images, 64, 40)
+    assert found.shape == (3, 64, 40, 3)
+    assert found.dtype == np.uint8
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    whole = torch.nn.functional.interpolate(x, size=(64, 64), mode="bilinear", align_corners=False)
+    expected = whole[..., 12:52].permute(0, 2, 3, 1).numpy()
+    assert np.abs(found.astype(float) - expected).max() <= 0.51
+    assert np.array_equal(enlarged(images, 16, 16), images)

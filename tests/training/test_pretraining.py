@@ -116,6 +116,20 @@ def test_photos_may_come_several_to_a_picture_and_each_is_judged_by_itself(tmp_p
     torch.testing.assert_close(means, expected[:, None].expand(-1, 6))
 
 
+def test_photos_may_come_large(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos.zip")
+    train, validation = split_photos(read_photos(tmp_path / "photos.zip", tmp_path, 16))
+    pairs = PhotoPairs(train, validation, grids=0.4, large=0.3)
+    made = [pairs.batch(3, step, 8) for step in range(40)]
+    large = [one for one in made if one.parts == (1, 1) and one.inputs[0].shape == (3, 32, 32)]
+    assert 4 < len(large) < 22
+    assert all(len(one.inputs) == len(one.labels) == 2 for one in large)
+    assert {one.parts for one in made} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    batches = list(pairs.validations()["large_accuracy"])
+    assert sum(len(one.inputs) for one in batches) == -(-len(validation) // 5)
+    assert set(pairs.validations()) == {"accuracy", "grid_accuracy", "large_accuracy"}
+
+
 def test_sounds_of_a_step_are_changed_and_those_of_validation_are_not(tmp_path: Path) -> None:
     write_digits(tmp_path / "digits.zip")
     split = split_digits(read_digits(tmp_path / "digits.zip", AUDIO))

@@ -125,6 +125,50 @@ def test_validation_shows_things_as_they_are() -> None:
             assert any(text in words(example) for text in asked_plainly)
 
 
+def test_training_shows_things_changed() -> None:
+    made = material()
+    assert made.photos is not None
+    known = {image.tobytes() for image in normalised(made.photos.images)} | {mel.tobytes() for mel in made.mels}
+    asked_plainly = {question.text for question in made.questions}
+    tasks = Tasks(made, {"photo": 1.0, "digit": 1.0, "intent": 1.0}, seed=0, manner=Manner(training=True))
+    changed: dict[str, list[bool]] = {"image": [], "audio": [], "intent": []}
+    for example in tasks.examples(0, 300):
+        for part in example.messages[-1].parts:
+            if isinstance(part, Sensed):
+                changed[part.modality].append(part.array.tobytes() not in known)
+        if example.task == "intent":
+            changed["intent"].append(not any(text in words(example) for text in asked_plainly))
+    shares = {name: sum(found) / len(found) for name, found in changed.items()}
+    assert shares["image"] > 0.95
+    assert 0.6 < shares["audio"] < 1.0, "some are as they are"
+    assert shares["intent"] > 0.4
+
+
+def test_single_photos_are_enlarged_in_a_share_of_training_and_where_that_is_asked() -> None:
+    """To as large as the model sees any: the photos that people have are larger than those of the data."""
+    made = material()
+
+    def shapes(manner: Manner, task: str = "photo") -> Counter[tuple[int, ...]]:
+        examples = Tasks(made, {task: 1.0}, seed=0, manner=manner).examples(0, 200)
+        return Counter(part.array.shape[1:] for one in examples for part in one.messages[-1].parts if _is_seen(part))
+
+    assert set(shapes(Manner(training=False))) == {(16, 16)}
+    large = shapes(Manner(training=False, large=True))
+    assert {max(shape) for shape in large} == {64}
+    assert {min(shape) for shape in large} == {32, 40, 48, 56, 64}
+    assert len(large) == 9, "upright and lying"
+    mixed = shapes(Manner(training=True))
+    assert 0.2 < 1 - mixed[16, 16] / sum(mixed.values()) < 0.4
+    assert max(max(shape) for shape in shapes(Manner(training=True), "scene")) == 32
+    (example,) = Tasks(made, {"photo": 1.0}, seed=0, manner=Manner(training=False, large=True)).examples(0, 1)
+    seen = next(part for part in example.messages[-1].parts if isinstance(part, Sensed))
+    assert seen.grid == tuple(side // 8 for side in seen.array.shape[1:])
+
+
+def _is_seen(part: object) -> bool:
+    return isinstance(part, Sensed) and part.modality == "image"
+
+
 def test_wordings_that_are_held_out_are_never_trained_on() -> None:
     for by_language in QUESTIONS.values():
         for wordings in by_language.values():

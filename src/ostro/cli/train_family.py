@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ostro.engine.llm import LLM
     from ostro.training.family import Family
     from ostro.training.family_recipe import FamilyRecipe
 
@@ -39,7 +40,7 @@ def train_family(
     for one, mark in zip(trained, ("", "edge_"), strict=False):
         for log in sorted(one.family.folder.glob("log-*.jsonl")):
             plot_log(log, log.with_suffix(".png"))
-        found = measure(one.family, EXAMPLES) | size(one.family)
+        found = measure(one.family, EXAMPLES) | size(one.family) | {"minutes": _minutes(one.family.folder)}
         if one.gate is not None:
             report = one.gate
             found |= {"gate_share": report.share, "gate_correlation": report.correlation, "gate_loss": report.loss}
@@ -113,17 +114,47 @@ def measure(family: Family, count: int, wordings: tuple[bool, ...] = (False, Tru
     llm = LLM(family.folder / "model")
     assert llm.tokenizer is not None
     figures = {"examples": float(count)}
-    for held in wordings:
-        for task in family.recipe.joint.tasks:
-            if task == "text":
-                continue
-            manner = Manner(training=False, held_wordings=held)
-            examples = family.tasks({task: 1.0}, manner, seed=3).examples(0, count)
-            prompts = [prompt_of(llm.tokenizer, example) for example in examples]
-            outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=48))
-            found = judge(examples, [Answer(output.text, output.labels) for output in outputs])
-            figures |= {f"{name}_new_words" if held else name: share for name, share in found.items()}
+    asked = {"_new_words" if held else "": Manner(training=False, held_wordings=held) for held in wordings}
+    passes = [(task, mark, manner) for mark, manner in asked.items() for task in family.recipe.joint.tasks]
+    if "photo" in family.recipe.joint.tasks:
+        passes.append(("photo", "_large", Manner(training=False, large=True)))
+    for task, mark, manner in passes:
+        if task == "text":
+            continue
+        examples = family.tasks({task: 1.0}, manner, seed=3).examples(0, count)
+        prompts = [prompt_of(llm.tokenizer, example) for example in examples]
+        outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=48))
+        found = judge(examples, [Answer(output.text, output.labels) for output in outputs])
+        figures |= {f"{name}{mark}": share for name, share in found.items()}
+    return figures | (_nearest_captions(family, llm, count) if family.config.embedding else {})
+
+
+def _nearest_captions(family: Family, llm: LLM, count: int) -> dict[str, float]:
+    """For what is sensed alone, how often the nearest of its task's captions is its own, in the space of
+    `/v1/embeddings`."""
+    from ostro.core.media import MediaInput
+    from ostro.training.senses.examples import Sensed
+    from ostro.training.senses.tasks import Manner
+
+    assert llm.tokenizer is not None
+    figures = {}
+    for task in ("photo", "digit", "series"):
+        if task not in family.recipe.joint.tasks:
+            continue
+        examples = family.tasks({task: 1.0}, Manner(training=False), seed=3).examples(0, count)
+        captions = sorted({example.caption for example in examples if example.caption is not None})
+        shown = [next(part for part in one.messages[-1].parts if isinstance(part, Sensed)) for one in examples]
+        media = [MediaInput.of(one.modality, one.array, one.grid) for one in shown]
+        near_NC = llm.embed([llm.tokenizer.encode_media(one) for one in media]) @ llm.embed(captions).T
+        right = [captions[best] == one.caption for best, one in zip(near_NC.argmax(1), examples, strict=True)]
+        figures[f"{task}_embedding"] = sum(right) / len(right)
     return figures
+
+
+def _minutes(folder: Path) -> float:
+    """That the steps took, of all stages, with those that were done again after a break."""
+    rows = [json.loads(row) for log in folder.glob("log-*.jsonl") for row in log.read_text("utf-8").splitlines()]
+    return sum(float(row["seconds"]) for row in rows) / 60
 
 
 class _Watcher:

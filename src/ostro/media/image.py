@@ -117,9 +117,9 @@ def _check(image: Image.Image, declared: str | None) -> None:
         raise InvalidRequestError(f"The image has a size of {width} × {height} pixels.")
     if width * height > MAX_PIXELS:
         raise _too_large(f"{width} × {height} pixels", width * height)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise InvalidRequestError(f"The image is an animation of {frames} frames; send a still image.")
+    # Frames are not counted: a small file may hold a million.
+    if getattr(image, "is_animated", False):
+        raise InvalidRequestError("The image is an animation; send a still image.")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise InvalidRequestError(
             f"The image has pixels of type {image.mode}, which have no brightness by themselves; send 8 bits a channel."

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from ostro.models.ostro.stems import StemConfig
 from ostro.tokenizer import load_tokenizer
 from ostro.tokenizer.base import PLACEHOLDERS, Tokenizer
 from ostro.training.data import Question, read_labels, read_questions, read_text, split_questions, split_text
-from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyRecipe, StageRecipe
+from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyData, FamilyRecipe, StageRecipe
 from ostro.training.gate import GateReport, calibrate, judge_gate
 from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
@@ -59,11 +60,14 @@ _VOCABULARY_EXAMPLES = 4000
 # Examples that rounding is calibrated with.
 _EXERCISES = 512
 _CPU = torch.device("cpu")
+# Added to the recipe's for the examples of a stage; numbers between are those of other uses.
+_SEEDS = {"align": 0, "joint": 10}
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a run is made of once its data is read. device: where it is trained; it is measured on the CPU."""
+    """What a run is made of once its data is read. data: a digest of it. device: where it is trained; it is measured on
+    the CPU."""
 
     recipe: FamilyRecipe
     folder: Path
@@ -75,6 +79,7 @@ class Family:
     digits: DigitSplit | None
     config: OstroConfig
     fingerprint: str
+    data: str
     teacher: UnifiedDecoder | None = None
     device: torch.device = _CPU
 
@@ -233,10 +238,20 @@ def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
     # Defaults are left out, so that what a later version adds and a recipe does not use ends no run.
     # Nor does what is done with a trained model.
     bare = msgspec.structs.replace(recipe, card=None, edge=None, gate_target=GATE_TARGET)
-    digest = hashlib.sha256(msgspec.json.encode(bare))
-    for question in questions:
-        digest.update(f"{question.text}\t{question.label}\n".encode())
-    return Family(recipe, out, tokenizer, senses, train, validation, photos, digits, config, digest.hexdigest())
+    read = _digest_of(data, given)
+    digest = hashlib.sha256(msgspec.json.encode(bare) + read.encode())
+    return Family(recipe, out, tokenizer, senses, train, validation, photos, digits, config, digest.hexdigest(), read)
+
+
+def _digest_of(data: Path, given: FamilyData) -> str:
+    """Of what is in the files: of zips by the checksums that they hold."""
+    digest = hashlib.sha256()
+    for name in (given.questions, given.labels, given.text):
+        digest.update((data / name).read_bytes())
+    for zipped in filter(None, (given.photos, given.digits)):
+        with zipfile.ZipFile(data / zipped) as archive:
+            digest.update("".join(f"{one.filename} {one.CRC}\n" for one in archive.infolist()).encode())
+    return digest.hexdigest()
 
 
 def finish(family: Family, model: UnifiedDecoder, quantization: Rounding | None = None) -> GateReport | None:
@@ -346,7 +361,7 @@ def _encoder_fingerprint(family: Family, sense: str) -> str:
     """Of all that an encoder depends on: not of the decoder's recipe."""
     recipe = family.recipe
     parts = (recipe.seed, recipe.encoders[sense], recipe.pretrain[sense], recipe.data, recipe.shape.hidden_size)
-    digest = hashlib.sha256(msgspec.json.encode(parts))
+    digest = hashlib.sha256(msgspec.json.encode(parts) + family.data.encode())
     if family.teacher is not None:
         encoder = family.teacher.encoder(sense)
         assert encoder is not None
@@ -366,10 +381,11 @@ def _stage(
     """One stage of training the whole; its averaged model."""
     training = Manner(training=True)
     captioned = {task: share for task, share in stage.tasks.items() if task in CAPTIONED}
+    seed = _SEEDS[name]  # or every stage would begin with the examples of the one before
     objective = UnifiedLoss(
         stage.objective,
-        family.tasks(stage.tasks, training),
-        family.tasks(captioned, training, seed=1) if captioned else None,
+        family.tasks(stage.tasks, training, seed=seed),
+        family.tasks(captioned, training, seed=seed + 1) if captioned else None,
         family.batcher(stage.objective.asked, family.device),
         dropout=stage.optimiser.dropout,
         label_smoothing=stage.optimiser.label_smoothing,
@@ -379,7 +395,7 @@ def _stage(
         model,
         objective,
         stage.optimiser,
-        seed=family.recipe.seed,
+        seed=family.recipe.seed + seed,
         folder=family.folder / f"state-{name}",
         fingerprint=family.fingerprint,
         groups=groups,
@@ -404,11 +420,12 @@ def _quick(family: Family, stage: StageRecipe) -> Callable[[Decoder], dict[str, 
 
 
 def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
-    """Thresholds by some examples; what they are worth by others."""
+    """Thresholds by half of the validation text; what they are worth by the other half."""
     gate = family.config.gate
     assert gate is not None
+    first, second = family.validation.halves()
     # Prose that is like nothing in the training costs the most: where it is within the target, other texts are.
-    kinds = [_text_batches(family, task, seed=2) for task in ("text", "intent")] + [_prose(family)]
+    kinds = [_text_batches(family, first, task) for task in ("text", "intent")] + [_prose(family)]
     found = [level_losses(model.eval(), batches) for batches in kinds]
     thresholds = calibrate(
         torch.cat([losses_NL for losses_NL, _ in found]),
@@ -421,12 +438,12 @@ def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
     )
     assert model.gate is not None
     model.gate.thresholds = tuple(thresholds)
-    others = [batch for task in ("text", "intent") for batch in _text_batches(family, task, seed=5)]
+    others = [batch for task in ("text", "intent") for batch in _text_batches(family, second, task)]
     return judge_gate(model, others, thresholds)
 
 
-def _text_batches(family: Family, task: str, seed: int) -> list[SenseBatch]:
-    tasks = family.tasks({task: 1.0}, Manner(training=False), seed=seed)
+def _text_batches(family: Family, material: Material, task: str) -> list[SenseBatch]:
+    tasks = Tasks(material, {task: 1.0}, seed=family.recipe.seed + 2, manner=Manner(training=False))
     return [family.batcher().batch(tasks.examples(step, 24)) for step in range(8)]
 
 
@@ -450,7 +467,8 @@ def _recorder(family: Family, stage: str, steps: int, watch: FamilyWatch) -> Wat
 def _pairs(family: Family, sense: str) -> Pairs:
     if sense == "image":
         assert family.photos is not None
-        return PhotoPairs(*family.photos, family.recipe.pretrain[sense].grids)
+        recipe = family.recipe.pretrain[sense]
+        return PhotoPairs(*family.photos, recipe.grids, recipe.large)
     if sense == "audio":
         assert family.digits is not None
         assert family.senses.audio is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     """Muon on matrices and kernels, AdamW on the rest; the rates rise over `warmup` of the steps and fall to zero.
 
     batch: pairs of a step. temperature: of InfoNCE. imitation: weight of being near to what a teacher makes of the same
-    input, where there is a teacher. grids: as of `PhotoPairs`. ema: decay of the averaged weights that are kept.
+    input, where there is a teacher. grids, large: as of `PhotoPairs`. ema: decay of the averaged weights that are kept.
     precision: of matrix products (autocast); weights are of fp32.
     """
 
@@ -49,6 +50,7 @@ class PretrainRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
     evaluate_every: int = 200
     save_every: int = 200
     grids: float = 0.0
+    large: float = 0.0
 
 
 class CaptionTower(nn.Module):
@@ -149,7 +151,9 @@ class Pretrainer:
         recipe = self._recipe
         last = recipe.steps if until is None else until
         while self.step < last:
+            started = time.perf_counter()
             figures = self._train_step()
+            figures["seconds"] = time.perf_counter() - started
             if self.step % recipe.evaluate_every == 0 or self.step == recipe.steps:
                 for name, batches in self._pairs.validations().items():
                     figures[name] = zero_shot(self.average, self._pairs, batches)

@@ -11,7 +11,7 @@ import numpy as np
 from ostro.core.errors import TrainingError
 from ostro.core.media import Grid
 from ostro.media.image import ImageSettings
-from ostro.training.senses.photos import Photos, augment, normalised
+from ostro.training.senses.photos import Photos, augment, enlarged, normalised
 from ostro.training.senses.scenes import Ask, Language, Scene
 
 
@@ -28,13 +28,15 @@ class Sensed:
 class Picture:
     """Photos on a grid, not looked at yet, so that those of a whole batch are changed together.
 
-    cells: numbers of photos row by row, None for an empty place. blank: the colour of empty places.
+    cells: numbers of photos row by row, None for an empty place. blank: the colour of empty places. size: height and
+    width in pixels that it is enlarged to; None leaves photos as large as they are.
     """
 
     rows: int
     columns: int
     cells: tuple[int | None, ...]
     blank: tuple[int, int, int] = (128, 128, 128)
+    size: tuple[int, int] | None = None
 
 
 Part = str | Sensed | Picture
@@ -136,10 +138,13 @@ def _laid_out(pictures: Sequence[Picture], images: np.ndarray, token_side: int) 
             else:
                 where[:] = images[at]
                 at += 1
-        canvases.setdefault((picture.rows, picture.columns), []).append((index, canvas))
+        if picture.size is not None:
+            canvas = enlarged(canvas[None], *picture.size)[0]
+        height, width = canvas.shape[:2]
+        canvases.setdefault((height, width), []).append((index, canvas))
     made: dict[int, Sensed] = {}
-    for (rows, columns), of_shape in canvases.items():
-        grid = (rows * side // token_side, columns * side // token_side)
+    for (height, width), of_shape in canvases.items():
+        grid = (height // token_side, width // token_side)
         arrays = normalised(np.stack([canvas for _, canvas in of_shape]))
         made |= {index: Sensed("image", array, grid) for (index, _), array in zip(of_shape, arrays, strict=True)}
     return [made[index] for index in range(len(pictures))]

@@ -93,6 +93,23 @@ def normalised(images_BHW3: np.ndarray) -> np.ndarray:
     return out_B3HW
 
 
+def enlarged(images_BHW3: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 photos at another, larger size: the middle of that shape, by linear interpolation."""
+    have = images_BHW3.shape[1:3]
+    zoom = max(height / have[0], width / have[1])
+    rows_OI, columns_OI = (_enlarging(*one, zoom) for one in zip(have, (height, width), strict=True))
+    x_B3HW = images_BHW3.transpose(0, 3, 1, 2).astype(np.float32)
+    out: np.ndarray = (rows_OI @ x_B3HW @ columns_OI.T).round().clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return out
+
+
+def _enlarging(size: int, wanted: int, zoom: float) -> np.ndarray:
+    """A matrix [wanted, size] that interpolates around the middle of a side."""
+    at_O = ((np.arange(wanted) - (wanted - 1) / 2) / zoom + (size - 1) / 2).clip(0, size - 1)
+    weights_OI: np.ndarray = np.maximum(1 - np.abs(at_O[:, None] - np.arange(size)), 0).astype(np.float32)
+    return weights_OI
+
+
 # Augmentations: uint8 [B, H, W, 3] and a source of randomness -> the same shape, each photo changed by itself.
 
 

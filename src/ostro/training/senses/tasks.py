@@ -45,6 +45,8 @@ GROUPS = ("photo", "digit", "series", "intent")
 TEXT_PIECE = 480
 # Most questions that a conversation of a customer has before the last one.
 _EARLIER = 4
+# Share of single photos that are enlarged in training.
+_LARGE = 0.3
 # What others put before a conversation; a customer's may also begin with those of `SYSTEM_PROMPTS`.
 _GENERAL_PROMPTS = (
     "You are a helpful assistant.",
@@ -58,10 +60,12 @@ _GENERAL_PROMPTS = (
 @dataclass(frozen=True)
 class Manner:
     """training: inputs are changed and scenes hold nothing that is held out; otherwise inputs are as they are and each
-    scene holds something new. held_wordings: ask in words that are never trained on."""
+    scene holds something new. held_wordings: ask in words that are never trained on. large: single photos are as large
+    as the model sees any, as those are that people have; in training some are."""
 
     training: bool
     held_wordings: bool = False
+    large: bool = False
 
 
 class Material:
@@ -95,6 +99,15 @@ class Material:
         self.classes = () if photos is None else photos.classes
         self.by_class = {} if photos is None else {name: photos.of_class(name) for name in photos.classes}
         self.held_out = HeldOut(self.classes)
+
+    def halves(self) -> tuple[Material, Material]:
+        """Its questions and its text, in two parts that have nothing in common."""
+        middle = len(self.text) // 2
+        first, second = (
+            Material(self.senses, questions=self.questions[part::2], text=text, customers=self.customers)
+            for part, text in enumerate((self.text[:middle], self.text[middle:]))
+        )
+        return first, second
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
@@ -154,7 +167,9 @@ def photo(material: Material, manner: Manner, rng: random.Random) -> Example:
     scene = Scene(0, (name,))
     ask: Ask = rng.choice(("describe", "what"))
     text = _ask(rng, manner, "describe" if ask == "describe" else "what is it", language)
-    picture = Picture(1, 1, (int(rng.choice(material.by_class[name])),))
+    large = manner.large or (manner.training and rng.random() < _LARGE)
+    size = _large(material, rng) if large else None
+    picture = Picture(1, 1, (int(rng.choice(material.by_class[name])),), size=size)
     return Example(
         "photo",
         (_user(rng, picture, text),),
@@ -165,6 +180,18 @@ def photo(material: Material, manner: Manner, rng: random.Random) -> Example:
         ask=ask,
         scene=scene,
     )
+
+
+def _large(material: Material, rng: random.Random) -> tuple[int, int] | None:
+    """The size of a picture whose longest side is the longest there is; None where photos are as large already."""
+    image, photos = material.senses.image, material.photos
+    assert image is not None
+    assert photos is not None
+    longest = image.max_side // image.token_side * image.token_side
+    if longest <= photos.side:
+        return None
+    shortest = image.token_side * rng.randint(max(1, longest // image.token_side // 2), longest // image.token_side)
+    return rng.choice([(longest, shortest), (shortest, longest)])
 
 
 def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
