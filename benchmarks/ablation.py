@@ -98,7 +98,7 @@ def kept_results(file: Path, recipe: FamilyRecipe) -> Results:
 
 def keep(results: Results, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(results, order="deterministic"), indent=1) + b"\n")
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
 
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
