@@ -180,11 +180,15 @@ def main() -> None:
     wanted = [(name, seed) for seed in range(args.seeds) for name in names if name not in results.runs.get(seed, {})]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         runs = {pool.submit(run, *one, recipe, args.data, args.out, threads): one for one in wanted}
-        for done in as_completed(runs):
-            name, seed = runs[done]
-            results.runs.setdefault(seed, {})[name] = done.result()
-            keep(results, args.results)
-            print(f"seed {seed}, {name}: {done.result()}", file=sys.stderr, flush=True)
+        try:
+            for done in as_completed(runs):
+                name, seed = runs[done]
+                results.runs.setdefault(seed, {})[name] = done.result()
+                keep(results, args.results)
+                print(f"seed {seed}, {name}: {done.result()}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or hours go by before the error is seen
+            raise
     for seed in range(args.seeds):
         there = all((folder_of(args.out, name, seed) / "model").is_dir() for name in names)
         if there and seed not in results.milliseconds:
