@@ -161,6 +161,13 @@ def test_requests_of_words_alone_count_as_much_as_was_asked(tokenizer: TekkenTok
         assert tokenizer.decode(asked.targets_T[more_T > 0].tolist()) == "".join(words)
 
 
+def test_plain_text_weighs_what_it_is_given(tokenizer: TekkenTokenizer) -> None:
+    for example in examples(30):
+        whole, light = (Batcher(tokenizer, GROUPS, asked=0.1, plain=weight).batch([example]) for weight in (1.0, 0.25))
+        factor = 1.0 if example.messages else 0.25
+        torch.testing.assert_close(light.weights_T, factor * whole.weights_T)
+
+
 def prompts_of(example: Example) -> list[tuple[Example, Mapping[str, str | None]]]:
     """The conversation up to each of its answers, and the labels there."""
     said = example.messages

@@ -87,9 +87,9 @@ class Family:
         material = self.train if manner.training else self.validation
         return Tasks(material, shares, seed=self.recipe.seed + seed, manner=manner)
 
-    def batcher(self, asked: float = 0.0, device: torch.device | str = "cpu") -> Batcher:
+    def batcher(self, asked: float = 0.0, plain: float = 1.0, device: torch.device | str = "cpu") -> Batcher:
         groups, length = self.config.labels, self.recipe.row_length
-        return Batcher(self.tokenizer, groups, row_length=length, asked=asked, device=device)
+        return Batcher(self.tokenizer, groups, row_length=length, asked=asked, plain=plain, device=device)
 
 
 # Told what is being done: a stage's name, its step, how many it has, and its figures.
@@ -386,7 +386,7 @@ def _stage(
         stage.objective,
         family.tasks(stage.tasks, training, seed=seed),
         family.tasks(captioned, training, seed=seed + 1) if captioned else None,
-        family.batcher(stage.objective.asked, family.device),
+        family.batcher(stage.objective.asked, stage.objective.plain, family.device),
         dropout=stage.optimiser.dropout,
         label_smoothing=stage.optimiser.label_smoothing,
         teacher=family.teacher,

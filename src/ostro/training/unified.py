@@ -30,7 +30,8 @@ class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     has 1; 0 leaves one out. pairs: of the contrastive loss, a step. temperature: of InfoNCE. whole: share of steps in
     which every token runs all channels; in the others each text token runs a level by chance. distil: share of a
     teacher's distribution in the targets of text and labels, where there is a teacher (Hinton et al. 2015). asked:
-    weight of predicting the words of a request that is of words alone, of which there are more than of answers."""
+    weight of predicting the words of a request that is of words alone, of which there are more than of answers; plain:
+    of predicting plain text, of which there are more again."""
 
     examples: int = 48
     labels: float = 0.3
@@ -41,6 +42,7 @@ class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     whole: float = 0.5
     distil: float = 0.5
     asked: float = 0.0
+    plain: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ class SenseBatch(Batch):
 
 class Batcher:
     """Makes batches of examples. groups: of labels, as the model's config has them. row_length: tokens of a row that
-    documents are packed into; a longer document makes longer rows. asked: as of `Prompts`. device: where batches lie.
+    documents are packed into; a longer document makes longer rows. asked, plain: as of `Prompts`. device: where batches
+    lie.
     """
 
     def __init__(
@@ -71,15 +72,16 @@ class Batcher:
         *,
         row_length: int = 256,
         asked: float = 0.0,
+        plain: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
         self._device = device
-        self._prompts = Prompts(tokenizer, asked=asked)
+        self._prompts = Prompts(tokenizer, asked=asked, plain=plain)
         self._groups = {group.name: {label: at for at, label in enumerate(group.labels)} for group in groups}
         self._row_length = row_length
 
     def batch(self, examples: Sequence[Example]) -> SenseBatch:
-        """Targets are the answers with their ends, and requests as `asked` says; for plain text every token."""
+        """Targets are the answers with their ends, requests as `asked` says, and plain text as `plain` does."""
         documents = [self._prompts.document(example) for example in examples]
         held = [labels for example in examples for labels in _by_prompt(example)]
         labels = {name: self._targets(name, held) for name in self._groups}

@@ -52,12 +52,12 @@ class Document:
 class Prompts:
     """Lays examples out for a tokenizer's template, of version 7 or later.
 
-    asked: weight of predicting the words of a request that is of words alone; answers have 1. Raises TrainingError for
-    a tokenizer that lacks control tokens for chats.
+    asked: weight of predicting the words of a request that is of words alone; plain: of predicting plain text. Answers
+    have 1. Raises TrainingError for a tokenizer that lacks control tokens for chats.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, asked: float = 0.0) -> None:
-        self._asked = asked
+    def __init__(self, tokenizer: Tokenizer, *, asked: float = 0.0, plain: float = 1.0) -> None:
+        self._asked, self._plain = asked, plain
         names = {*_MARKS, *_OPTIONAL, *(mark for marks, _ in _LAY_OUT.values() for mark in marks)}
         found = {name: tokenizer.special_id(name) for name in names}
         self._ids = {name: token for name, token in found.items() if token is not None}
@@ -72,7 +72,7 @@ class Prompts:
         document = Document()
         document.add([self._bos], 0.0)
         if not example.messages:
-            document.add(self.encode(example.answer), 1.0)
+            document.add(self.encode(example.answer), self._plain)
             return document
         self._converse(document, example)
         document.end_prompt()
