@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from ostro.tokenizer import load_tokenizer
 from ostro.tokenizer.base import PLACEHOLDERS, Tokenizer
 from ostro.training.data import Question, read_labels, read_questions, read_text, split_questions, split_text
 from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyData, FamilyRecipe, StageRecipe
-from ostro.training.gate import GateReport, calibrate, judge_gate
+from ostro.training.gate import GateReport, calibrate, fit_gate, judge_gate
 from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
 from ostro.training.pretrain import Pretrainer, initialise_encoder
@@ -59,6 +59,8 @@ from ostro.weights.writer import save_checkpoint
 _VOCABULARY_EXAMPLES = 4000
 # Examples that rounding is calibrated with.
 _EXERCISES = 512
+# Batches that a gate is fitted to, and examples of each.
+_FITTED_STEPS, _FITTED_EXAMPLES = 60, 48
 _CPU = torch.device("cpu")
 # Added to the recipe's for the examples of a stage; numbers between are those of other uses.
 _SEEDS = {"align": 0, "joint": 10}
@@ -139,7 +141,10 @@ def _train(family: Family, watch: FamilyWatch) -> UnifiedDecoder:
     decay = recipe.align.optimiser.weight_decay
     model = _stage(family, "align", recipe.align, model, align_groups(model, decay), watch)
     joint = joint_groups(model, recipe.joint.optimiser.weight_decay, recipe.joint.encoder_rate)
-    return _stage(family, "joint", recipe.joint, model, joint, watch).cpu()
+    model = _stage(family, "joint", recipe.joint, model, joint, watch)
+    if model.gate is not None:
+        fit_gate(model.eval(), _fitting(family))
+    return model.cpu()
 
 
 def check(recipe: FamilyRecipe, config: OstroConfig) -> None:
@@ -445,6 +450,13 @@ def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
 def _text_batches(family: Family, material: Material, task: str) -> list[SenseBatch]:
     tasks = Tasks(material, {task: 1.0}, seed=family.recipe.seed + 2, manner=Manner(training=False))
     return [family.batcher().batch(tasks.examples(step, 24)) for step in range(8)]
+
+
+def _fitting(family: Family) -> Iterator[SenseBatch]:
+    """What the gate is fitted to: training text, and questions as customers ask them."""
+    tasks = family.tasks({"text": 1.0, "intent": 2.0}, Manner(training=True), seed=6)
+    batcher = family.batcher(device=family.device)
+    return (batcher.batch(tasks.examples(step, _FITTED_EXAMPLES)) for step in range(_FITTED_STEPS))
 
 
 def _prose(family: Family) -> list[SenseBatch]:

@@ -1,8 +1,8 @@
-"""Calibrates the gate of a trained model: where its thresholds are, so that text costs what it may cost."""
+"""The gate of a trained model: what its scores are, and where its thresholds, so that text costs what it may cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -78,6 +78,41 @@ def calibrate(
             best = loss, thresholds
     assert best is not None, "thresholds above all scores cost the least there is"
     return best[1]
+
+
+@torch.no_grad()
+def fit_gate(model: UnifiedDecoder, batches: Iterable[SenseBatch], *, ridge: float = 1e-2) -> None:
+    """Make the gate's scores what the next level gains, in nats, for the target of each counted token: by least squares
+    over the streams that it reads, all at once, with the model as it is. A single token tells next to nothing: its gain
+    is a hundred times its expectation.
+
+    ridge: of the mean square of a channel, added to each.
+    """
+    gate = model.gate
+    assert gate is not None
+    read: list[torch.Tensor] = []
+    handle = gate.norm.register_forward_hook(lambda _module, _inputs, out: read.append(out))
+    width = gate.score.in_features + 1
+    square_DD = torch.zeros(width, width, dtype=torch.float64)
+    product_DL = torch.zeros(width, gate.score.out_features, dtype=torch.float64)
+    try:
+        for batch in batches:
+            read.clear()
+            losses_NL, _ = level_losses(model, [batch])
+            # What it reads is the same at every level: layers before it run the first.
+            seen_ND = read[-1][batch.weights_T.nonzero()[:, 0]].double().cpu()
+            seen_ND = torch.cat([seen_ND, seen_ND.new_ones(len(seen_ND), 1)], 1)
+            square_DD += seen_ND.T @ seen_ND
+            product_DL += seen_ND.T @ (losses_NL[:, :-1] - losses_NL[:, 1:]).double().cpu()
+    finally:
+        handle.remove()
+    penalty_D = ridge * square_DD.diagonal().mean().expand(width).clone()
+    penalty_D[-1] = 0  # the mean gain is no guess
+    found_DL = torch.linalg.solve(square_DD + penalty_D.diag(), product_DL)
+    assert gate.score.weight is not None
+    assert gate.score.bias is not None
+    gate.score.weight.copy_(found_DL[:-1].T)
+    gate.score.bias.weight.copy_(found_DL[-1])
 
 
 @torch.no_grad()

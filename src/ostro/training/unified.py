@@ -19,24 +19,21 @@ from ostro.training.senses.batches import IGNORED, Batcher, SenseBatch, embed
 from ostro.training.senses.contrast import ContrastiveLoss
 from ostro.training.senses.tasks import Tasks
 
-# Steps of which one also fits the gate: it costs a pass a level.
-GATE_EVERY = 8
 # Tasks whose examples have captions that a contrastive pair can be made of.
 CAPTIONED = ("photo", "scene", "digit", "series")
 
 
 class UnifiedObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """examples: of a step, of all tasks. labels, contrast, gate: weights of their losses beside the next token's, which
-    has 1; 0 leaves one out. pairs: of the contrastive loss, a step. temperature: of InfoNCE. whole: share of steps in
-    which every token runs all channels; in the others each text token runs a level by chance. distil: share of a
-    teacher's distribution in the targets of text and labels, where there is a teacher (Hinton et al. 2015). asked:
-    weight of predicting the words of a request that is of words alone, of which there are more than of answers; plain:
-    of predicting plain text, of which there are more again."""
+    """examples: of a step, of all tasks. labels, contrast: weights of their losses beside the next token's of 1; 0
+    leaves one out. pairs: of the contrastive loss, a step. temperature: of InfoNCE. whole: share of steps in which
+    every token runs all channels; in the others each text token runs a level by chance. distil: share of a teacher's
+    distribution in the targets of text and labels, where there is a teacher (Hinton et al. 2015). asked: weight of
+    predicting the words of a request that is of words alone, of which there are more than of answers; plain: of
+    predicting plain text, of which there are more again."""
 
     examples: int = 48
     labels: float = 0.3
     contrast: float = 0.2
-    gate: float = 0.1
     pairs: int = 32
     temperature: float = 0.1
     whole: float = 0.5
@@ -79,17 +76,14 @@ class UnifiedLoss:
         recipe = self._recipe
         batch = self._batcher.batch(self._tasks.examples(step, recipe.examples))
         levels_T = self._levels(model, batch)
-        scores: list[torch.Tensor] = []
-        hidden_TD = run(model, batch, levels_T, dropout=self._dropout, scores=scores)
+        hidden_TD = run(model, batch, levels_T, dropout=self._dropout)
         taught = None if self._teacher is None else _teach(self._teacher, batch)
         losses = {"text": self._text(model, batch, hidden_TD, taught)}
-        if recipe.gate and scores and step % GATE_EVERY == 0:
-            losses["gate"] = self._gate(model, batch, scores[0])
         if recipe.labels and model.label_head is not None:
             losses["labels"] = self._labels(model, batch, hidden_TD, taught)
         if recipe.contrast and self._captioned is not None and model.embedding_head is not None:
             losses["contrast"] = self._pairs(model, step)
-        weights = {"text": 1.0, "labels": recipe.labels, "contrast": recipe.contrast, "gate": recipe.gate}
+        weights = {"text": 1.0, "labels": recipe.labels, "contrast": recipe.contrast}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return total, {name: loss.item() for name, loss in losses.items()}
 
@@ -117,13 +111,6 @@ class UnifiedLoss:
             losses_N = torch.lerp(losses_N, _towards(taught.text_NV, logits_NV), self._recipe.distil)
         weights_N = batch.weights_T[counted_N]
         return (losses_N * weights_N).sum() / weights_N.sum()
-
-    def _gate(self, model: UnifiedDecoder, batch: SenseBatch, scores_TL: torch.Tensor) -> torch.Tensor:
-        """Scores are to be what the next level would gain, in nats, for the token's target."""
-        counted_N = (batch.weights_T.bool() & (batch.modalities_T == TEXT)).nonzero()[:, 0]
-        losses_NL, _ = level_losses(model, [batch], counted_N)
-        gains_NL = losses_NL[:, :-1] - losses_NL[:, 1:]
-        return F.smooth_l1_loss(scores_TL[counted_N], gains_NL)
 
     def _labels(
         self, model: UnifiedDecoder, batch: SenseBatch, hidden_TD: torch.Tensor, taught: Taught | None
