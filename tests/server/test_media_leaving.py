@@ -54,7 +54,9 @@ def test_who_leaves_ends_what_is_fetched_for_them(node: Node, site: socket.socke
         fetching.settimeout(5)  # a fetch by itself is given up after 10 s
         received = b""
         while b"\r\n\r\n" not in received:  # who left sooner might be gone before anything was asked
-            received += fetching.recv(4096)
+            piece = fetching.recv(4096)
+            assert piece, "hung up while the client was there"
+            received += piece
     assert received.startswith(b"GET /slow.png")
     with fetching:
         assert fetching.recv(4096) == b"", "the server hangs up"
