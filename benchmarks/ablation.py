@@ -30,7 +30,7 @@ import msgspec
 import torch
 
 from benchmarks.report import machine
-from ostro.cli.train_family import measure, size
+from ostro.cli.train_family import measure, minutes, size
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
 from ostro.training.family import prepare, run_family
@@ -72,7 +72,7 @@ PARTS: dict[str, Callable[[FamilyRecipe], FamilyRecipe]] = {
     WHOLE: lambda recipe: recipe,
     "no adapters": lambda recipe: _shape(recipe, adapter=0),
     "no routing": lambda recipe: _shape(recipe, routing=False),
-    "no gate": lambda recipe: _shape(recipe, widths=[]),
+    "no gate": lambda recipe: _shape(recipe, widths=()),
     NO_CONTRAST: _no_contrast,
 }
 
@@ -113,14 +113,8 @@ def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path, threa
     shared = folder_of(out, WHOLE, seed) / "encoders"
     if name not in (WHOLE, NO_CONTRAST) and shared.is_dir() and not (folder / "encoders").exists():
         shutil.copytree(shared, folder / "encoders")  # whose recipe is compared when they are read
-    clock = folder / "minutes"
-    before = float(clock.read_text()) if clock.is_file() else 0.0
-    started = time.monotonic()
-    try:
-        (trained,) = run_family(changed, data, folder, watch=lambda *_: None)
-    finally:
-        clock.write_text(str(before + (time.monotonic() - started) / 60))
-    figures = {"minutes": float(clock.read_text())}
+    (trained,) = run_family(changed, data, folder, watch=lambda *_: None)
+    figures = {"minutes": minutes(folder)}
     figures |= measure(trained.family, EXAMPLES, wordings=(False,)) | size(trained.family)
     if trained.gate is not None:
         figures |= {"gate_share": trained.gate.share}
@@ -191,7 +185,7 @@ def main() -> None:
             raise
     for seed in range(args.seeds):
         there = all((folder_of(args.out, name, seed) / "model").is_dir() for name in names)
-        if there and seed not in results.milliseconds:
+        if there and not results.milliseconds.get(seed, {}).keys() >= set(names):
             results.milliseconds[seed] = per_request(recipe, names, seed, args.data, args.out)
             keep(results, args.results)
     if not args.json:

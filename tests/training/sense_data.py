@@ -14,6 +14,7 @@ from ostro.media.audio_settings import AudioSettings
 from ostro.media.image import ImageSettings
 from ostro.media.senses import Senses
 from ostro.media.series import SeriesSettings
+from ostro.models.config import DecoderConfig
 from ostro.tokenizer.mistral import TekkenTokenizer
 from ostro.training.data import Question
 from ostro.training.recipe import Customers
@@ -89,6 +90,25 @@ def material(seed: int = 0, side: int = 16) -> Material:
 
 def training_tasks(seed: int = 0, shares: dict[str, float] | None = None, side: int = 16) -> Tasks:
     return Tasks(material(side=side), shares or SHARES, seed=seed, manner=Manner(training=True))
+
+
+def tiny_decoder(hidden: int = 32, intermediate: int = 48, layers: int = 2) -> DecoderConfig:
+    """The dense part of a unified decoder, with the vocabulary of `write_tokenizer`."""
+    return DecoderConfig(
+        architecture="ostro",
+        vocab_size=340,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_layers=layers,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        rms_norm_eps=1e-5,
+        rope_theta=1e4,
+        max_position_embeddings=1024,
+        windows=(0,) * layers,
+        tie_word_embeddings=True,
+    )
 
 
 def write_tokenizer(folder: Path) -> TekkenTokenizer:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sense_data import material, write_tokenizer
+from sense_data import material, tiny_decoder, write_tokenizer
 
 from ostro.core.errors import TrainingError
-from ostro.models.config import DecoderConfig
 from ostro.models.ostro.config import TEXT, GateConfig, LabelGroup, OstroConfig
 from ostro.models.ostro.model import UnifiedDecoder
 from ostro.tokenizer.mistral import TekkenTokenizer
@@ -86,21 +85,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TekkenTokenizer:
 
 @pytest.fixture
 def model() -> UnifiedDecoder:
-    base = DecoderConfig(
-        architecture="ostro",
-        vocab_size=340,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=4,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=16,
-        rms_norm_eps=1e-5,
-        rope_theta=1e4,
-        max_position_embeddings=1024,
-        windows=(0,) * 4,
-        tie_word_embeddings=True,
-    )
+    base = tiny_decoder(intermediate=64, layers=4)
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     config = OstroConfig(**fields, gate=GateConfig(1, WIDTHS, (0.0, 0.0)), labels=GROUPS, embedding=8)
     torch.manual_seed(0)

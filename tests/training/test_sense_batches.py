@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sense_data import SENSES, SHARES, material, training_tasks, write_tokenizer
+from sense_data import SENSES, SHARES, material, tiny_decoder, training_tasks, write_tokenizer
 
 from ostro.core.errors import TrainingError
 from ostro.core.media import MediaInput
-from ostro.models.config import DecoderConfig
 from ostro.models.layers.context import DenseContext
 from ostro.models.layers.encoder import finished
 from ostro.models.ostro.config import MODALITIES, AdapterConfig, GateConfig, LabelGroup, OstroConfig
@@ -44,21 +43,7 @@ def model(tokenizer: TekkenTokenizer) -> UnifiedDecoder:
         StemConfig("audio", 16, (ConvConfig(16, 3, 2), ConvConfig(16, 3, 2)), 1, 2, 24, places["audio"]),
         StemConfig("series", 4, (ConvConfig(16, 4, 4),), 0, 1, 1, places["series"]),
     )
-    base = DecoderConfig(
-        architecture="ostro",
-        vocab_size=340,
-        hidden_size=32,
-        intermediate_size=48,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=16,
-        rms_norm_eps=1e-5,
-        rope_theta=1e4,
-        max_position_embeddings=1024,
-        windows=(0, 0),
-        tie_word_embeddings=True,
-    )
+    base = tiny_decoder()
     fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     fields |= {"unrotated": 2, "encoders": stems}
     torch.manual_seed(0)

@@ -40,7 +40,7 @@ def train_family(
     for one, mark in zip(trained, ("", "edge_"), strict=False):
         for log in sorted(one.family.folder.glob("log-*.jsonl")):
             plot_log(log, log.with_suffix(".png"))
-        found = measure(one.family, EXAMPLES) | size(one.family) | {"minutes": _minutes(one.family.folder)}
+        found = measure(one.family, EXAMPLES) | size(one.family) | {"minutes": minutes(one.family.folder)}
         if one.gate is not None:
             report = one.gate
             found |= {"gate_share": report.share, "gate_correlation": report.correlation, "gate_loss": report.loss}
@@ -102,10 +102,8 @@ def _count(module: nn.Module) -> float:
 
 
 def measure(family: Family, count: int, wordings: tuple[bool, ...] = (False, True)) -> dict[str, float]:
-    """The written checkpoint, asked by the engine that serves it; each task also in wordings never trained on.
-
-    wordings: whether they are of those never trained on.
-    """
+    """The written checkpoint, asked by the engine that serves it. wordings: True asks in those that are never
+    trained on, and marks the figures `_new_words`."""
     from ostro.core.sampling import SamplingParams
     from ostro.engine.llm import LLM
     from ostro.training.judging import Answer, judge, prompt_of
@@ -151,7 +149,7 @@ def _nearest_captions(family: Family, llm: LLM, count: int) -> dict[str, float]:
     return figures
 
 
-def _minutes(folder: Path) -> float:
+def minutes(folder: Path) -> float:
     """That the steps took, of all stages, with those that were done again after a break."""
     rows = [json.loads(row) for log in folder.glob("log-*.jsonl") for row in log.read_text("utf-8").splitlines()]
     return sum(float(row["seconds"]) for row in rows) / 60

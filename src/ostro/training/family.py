@@ -24,7 +24,6 @@ from ostro.compression.recipe import treatments
 from ostro.compression.text import SAMPLE
 from ostro.core.errors import ConfigError, TrainingError
 from ostro.media.senses import Senses, read_senses
-from ostro.models.config import DecoderConfig
 from ostro.models.layers.decoder import Decoder
 from ostro.models.ostro.config import AdapterConfig, GateConfig, LabelGroup, OstroConfig
 from ostro.models.ostro.encoder import StemEncoder
@@ -33,7 +32,7 @@ from ostro.models.ostro.stems import StemConfig
 from ostro.tokenizer import load_tokenizer
 from ostro.tokenizer.base import PLACEHOLDERS, Tokenizer
 from ostro.training.data import Question, read_labels, read_questions, read_text, split_questions, split_text
-from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyData, FamilyRecipe, StageRecipe
+from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyData, FamilyRecipe, MemberRecipe, StageRecipe
 from ostro.training.gate import GateReport, calibrate, fit_gate, judge_gate
 from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
@@ -194,7 +193,7 @@ def edge_of(family: Family, edge: EdgeRecipe, teacher: UnifiedDecoder) -> Family
 
 
 def _smaller(family: Family, edge: EdgeRecipe) -> tuple[FamilyRecipe, OstroConfig]:
-    shared = {name: getattr(edge, name) for name in _SHARED}
+    shared = {name: getattr(edge, name) for name in MemberRecipe.__struct_fields__}
     recipe = msgspec.structs.replace(family.recipe, edge=None, **shared)
     stems = _stems(recipe, {})
     for stem, other in zip(stems, _stems(family.recipe, {}), strict=False):
@@ -207,9 +206,6 @@ def _smaller(family: Family, edge: EdgeRecipe) -> tuple[FamilyRecipe, OstroConfi
     if len(stems) != len(family.recipe.encoders):
         raise ConfigError(f"{edge.name} must have the senses of {family.recipe.name}.", param="encoders")
     return recipe, _config(recipe, family.tokenizer, family.train)
-
-
-_SHARED = ("name", "encoders", "shape", "pretrain", "align", "joint", "gate_target", "card")
 
 
 def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
@@ -542,20 +538,9 @@ def _config(recipe: FamilyRecipe, tokenizer: Tokenizer, train: Material) -> Ostr
         raise ConfigError(
             f"The vocabulary has no {', '.join(missing)}; raise tokenizer.num_special.", param="tokenizer"
         )
-    base = DecoderConfig(
+    base = dataclasses.replace(
+        shape.config(recipe.tokenizer.vocab_size),
         architecture="ostro",
-        vocab_size=recipe.tokenizer.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        rms_norm_eps=1e-5,
-        rope_theta=shape.rope_theta,
-        max_position_embeddings=shape.context,
-        windows=(0,) * shape.num_layers,
-        tie_word_embeddings=True,
         encoders=_stems(recipe, tokenizer.placeholders),
         unrotated=2 if shape.routing else 0,
     )
@@ -564,7 +549,7 @@ def _config(recipe: FamilyRecipe, tokenizer: Tokenizer, train: Material) -> Ostr
     return OstroConfig(
         **fields,
         adapter=AdapterConfig(shape.adapter_layer, shape.adapter) if shape.adapter else None,
-        gate=GateConfig(shape.gate_layer, tuple(shape.widths), thresholds) if shape.widths else None,
+        gate=GateConfig(shape.gate_layer, shape.widths, thresholds) if shape.widths else None,
         routing=shape.routing,
         labels=tuple(LabelGroup(name, labels) for name, labels in train.labels.items()),
         embedding=shape.embedding,

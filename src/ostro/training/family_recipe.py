@@ -8,26 +8,18 @@ import msgspec
 
 from ostro.compression.recipe import Recipe as Rounding
 from ostro.training.pretrain import PretrainRecipe
-from ostro.training.recipe import Customers, OptimiserRecipe, TokenizerRecipe
+from ostro.training.recipe import Customers, ModelRecipe, OptimiserRecipe, TokenizerRecipe
 from ostro.training.unified import UnifiedObjective
 
 # The share of the full feed-forward compute that text may cost.
 GATE_TARGET = 0.38
 
 
-class ShapeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ShapeRecipe(ModelRecipe, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The decoder. widths: of the gate's levels, the last being intermediate_size; empty has no gate. adapter: channels
     of the modal adapters; 0 has none."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    context: int
-    rope_theta: float = 10_000.0
-    widths: list[int] = []
+    widths: tuple[int, ...] = ()
     gate_layer: int = 1
     adapter: int = 0
     adapter_layer: int = 1
@@ -60,9 +52,10 @@ class StageRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     encoder_rate: float = 0.1
 
 
-class EdgeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """encoders, shape, pretrain, align, joint, gate_target, card: as of the model that it learns from, whose vocabulary
-    and senses it shares. quantization: how it is rounded."""
+class MemberRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What each model of a family has of its own. encoders: as in config.json of a checkpoint, without placeholders.
+    pretrain: by sense. gate_target: the share of the full feed-forward compute that text may cost. card: a template of
+    the model card, beside the recipe, that the figures are filled into."""
 
     name: str
     encoders: dict[str, dict[str, Any]]
@@ -70,27 +63,23 @@ class EdgeRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     pretrain: dict[str, PretrainRecipe]
     align: StageRecipe
     joint: StageRecipe
-    quantization: Rounding
     gate_target: float = GATE_TARGET
     card: str | None = None
 
 
-class FamilyRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """encoders: as in config.json of a checkpoint, without placeholders. pretrain: by sense. gate_target: the share of
-    the full feed-forward compute that text may cost. card: a template of the model card, beside the recipe, that the
-    figures are filled into. edge: a smaller model that learns from this one."""
+class EdgeRecipe(MemberRecipe, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A smaller model, that shares the vocabulary and the senses of the one it learns from. quantization: how it is
+    rounded."""
+
+    quantization: Rounding
+
+
+class FamilyRecipe(MemberRecipe, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """edge: a smaller model that learns from this one."""
 
     kind: Literal["family"]
-    name: str
     seed: int
     tokenizer: TokenizerRecipe
     data: FamilyData
-    encoders: dict[str, dict[str, Any]]
-    shape: ShapeRecipe
-    pretrain: dict[str, PretrainRecipe]
-    align: StageRecipe
-    joint: StageRecipe
     row_length: int = 256
-    gate_target: float = GATE_TARGET
-    card: str | None = None
     edge: EdgeRecipe | None = None

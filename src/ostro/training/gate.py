@@ -83,8 +83,7 @@ def calibrate(
 @torch.no_grad()
 def fit_gate(model: UnifiedDecoder, batches: Iterable[SenseBatch], *, ridge: float = 1e-2) -> None:
     """Make the gate's scores what the next level gains, in nats, for the target of each counted token: by least squares
-    over the streams that it reads, all at once, with the model as it is. A single token tells next to nothing: its gain
-    is a hundred times its expectation.
+    over the streams that it reads, all at once, with the model as it is: what one token gains is mostly chance.
 
     ridge: of the mean square of a channel, added to each.
     """

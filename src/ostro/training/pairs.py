@@ -65,10 +65,13 @@ class PhotoPairs(Pairs):
     def batch(self, seed: int, step: int, count: int) -> Batch:
         chosen = _epoch_slice(len(self._train), seed, step, count)
         generator = np.random.default_rng([seed, step])
-        changed = photos.augment(self._train.images[chosen], generator)
         drawn = generator.random()
-        if self._grids <= drawn < self._grids + self._large:
-            return _pictures(_doubled(changed[: max(1, count // 4)]), self._train.labels[chosen[: max(1, count // 4)]])
+        large = self._grids <= drawn < self._grids + self._large
+        if large:
+            chosen = chosen[: max(1, count // 4)]
+        changed = photos.augment(self._train.images[chosen], generator)
+        if large:
+            changed = _doubled(changed)
         parts = GRIDS[generator.integers(len(GRIDS))] if drawn < self._grids else (1, 1)
         return _pictures(changed, self._train.labels[chosen], parts)
 

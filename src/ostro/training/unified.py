@@ -208,16 +208,14 @@ def _encodes(name: str) -> bool:
 
 
 @torch.no_grad()
-def level_losses(
-    model: UnifiedDecoder, batches: Sequence[SenseBatch], rows_N: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def level_losses(model: UnifiedDecoder, batches: Sequence[SenseBatch]) -> tuple[torch.Tensor, torch.Tensor]:
     """For every counted token of batches of text: the loss of its target at each level, [N, levels], and the gate's
     scores, [N, levels - 1]. What the gate is fitted to, and judged by. A model without one has one level."""
     gate = model.unified.gate
     count = 1 if gate is None else len(gate.widths)
     losses, found = [], []
     for batch in batches:
-        counted_N = batch.weights_T.nonzero()[:, 0] if rows_N is None else rows_N
+        counted_N = batch.weights_T.nonzero()[:, 0]
         by_level = []
         scores: list[torch.Tensor] = []
         for level in range(count):
