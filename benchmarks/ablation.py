@@ -33,9 +33,10 @@ from benchmarks.report import machine
 from ostro.cli.train_family import measure, minutes, size
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
-from ostro.training.family import prepare, run_family
+from ostro.training.family import run_family
 from ostro.training.family_recipe import FamilyRecipe
 from ostro.training.judging import prompt_of
+from ostro.training.prepared import prepare
 from ostro.training.recipe import convert, read_yaml
 from ostro.training.senses.tasks import Manner
 

@@ -25,10 +25,11 @@ from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import StemConfig
 from ostro.training import family as family_module
 from ostro.training.checkpoint import under
-from ostro.training.family import initialise_unified, prepare, run_family
+from ostro.training.family import initialise_unified, run_family
 from ostro.training.family_recipe import FamilyRecipe
 from ostro.training.loop import Trainer, optimisers
 from ostro.training.pairs import SignalPairs
+from ostro.training.prepared import prepare
 from ostro.training.pretrain import Pretrainer, PretrainRecipe, initialise_encoder
 from ostro.training.recipe import OptimiserRecipe, convert
 from ostro.training.senses.examples import Example

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ostro.engine.llm import LLM
-    from ostro.training.family import Family
     from ostro.training.family_recipe import FamilyRecipe
+    from ostro.training.prepared import Family
 
 # Validation examples of a task that answers are judged on.
 EXAMPLES = 1000

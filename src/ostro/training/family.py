@@ -7,11 +7,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -21,28 +19,20 @@ from safetensors.torch import save_file
 from ostro.compression.quantise import Texts, matrix_shapes, quantise_folder
 from ostro.compression.recipe import Recipe as Rounding
 from ostro.compression.recipe import treatments
-from ostro.compression.text import SAMPLE
 from ostro.core.errors import ConfigError, TrainingError
-from ostro.media.senses import Senses, read_senses
 from ostro.models.layers.decoder import Decoder
-from ostro.models.ostro.config import AdapterConfig, GateConfig, LabelGroup, OstroConfig
+from ostro.models.ostro.config import OstroConfig
 from ostro.models.ostro.encoder import StemEncoder
 from ostro.models.ostro.model import UnifiedDecoder
-from ostro.models.ostro.stems import StemConfig
-from ostro.tokenizer import load_tokenizer
-from ostro.tokenizer.base import PLACEHOLDERS, Tokenizer
-from ostro.training.data import Question, read_labels, read_questions, read_text, split_questions, split_text
-from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyData, FamilyRecipe, MemberRecipe, StageRecipe
-from ostro.training.gate import GateReport, calibrate, fit_gate, judge_gate
+from ostro.training.family_recipe import GATE_TARGET, EdgeRecipe, FamilyRecipe, MemberRecipe, StageRecipe
+from ostro.training.gate import GateReport, fit_gate
+from ostro.training.gate_texts import calibrate_gate, fitting
 from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
+from ostro.training.prepared import CPU, Family, config_of, prepare, stems_of
 from ostro.training.pretrain import Pretrainer, initialise_encoder
-from ostro.training.senses.batches import Batcher, SenseBatch
-from ostro.training.senses.digits import DigitSplit, read_digits, split_digits
-from ostro.training.senses.examples import Example, texts_of
-from ostro.training.senses.photos import Photos, read_photos, split_photos
-from ostro.training.senses.tasks import TEXT_PIECE, Manner, Material, Tasks
-from ostro.training.tokenizer import train_tekken, write_tekken
+from ostro.training.senses.batches import Batcher
+from ostro.training.senses.tasks import Manner
 from ostro.training.unified import (
     CAPTIONED,
     UnifiedLoss,
@@ -54,43 +44,10 @@ from ostro.training.unified import (
 from ostro.weights.loader import load_model
 from ostro.weights.writer import save_checkpoint
 
-# Examples that the vocabulary is learnt from, beside all questions and the text.
-_VOCABULARY_EXAMPLES = 4000
 # Examples that rounding is calibrated with.
 _EXERCISES = 512
-# Batches that a gate is fitted to, and examples of each.
-_FITTED_STEPS, _FITTED_EXAMPLES = 60, 48
-_CPU = torch.device("cpu")
 # Added to the recipe's for the examples of a stage; numbers between are those of other uses.
 _SEEDS = {"align": 0, "joint": 10}
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a run is made of once its data is read. data: a digest of it. device: where it is trained; it is measured on
-    the CPU."""
-
-    recipe: FamilyRecipe
-    folder: Path
-    tokenizer: Tokenizer
-    senses: Senses
-    train: Material
-    validation: Material
-    photos: tuple[Photos, Photos] | None
-    digits: DigitSplit | None
-    config: OstroConfig
-    fingerprint: str
-    data: str
-    teacher: UnifiedDecoder | None = None
-    device: torch.device = _CPU
-
-    def tasks(self, shares: Mapping[str, float], manner: Manner, seed: int = 0) -> Tasks:
-        material = self.train if manner.training else self.validation
-        return Tasks(material, shares, seed=self.recipe.seed + seed, manner=manner)
-
-    def batcher(self, asked: float = 0.0, plain: float = 1.0, device: torch.device | str = "cpu") -> Batcher:
-        groups, length = self.config.labels, self.recipe.row_length
-        return Batcher(self.tokenizer, groups, row_length=length, asked=asked, plain=plain, device=device)
 
 
 # Told what is being done: a stage's name, its step, how many it has, and its figures.
@@ -110,7 +67,7 @@ def run_family(
 ) -> list[Trained]:
     """Train, or go on training: the checkpoint in `out / "model"`, and where the recipe has one the smaller model that
     learns from it, in `out / "edge" / "model"`. device: the CPU without one. Raises TrainingError, ConfigError."""
-    family = dataclasses.replace(prepare(recipe, data, out), device=device or _CPU)
+    family = dataclasses.replace(prepare(recipe, data, out), device=device or CPU)
     check(recipe, family.config)
     if recipe.edge is not None:  # What cannot be is told before hours are spent.
         check_edge(family, recipe.edge)
@@ -142,7 +99,7 @@ def _train(family: Family, watch: FamilyWatch) -> UnifiedDecoder:
     joint = joint_groups(model, recipe.joint.optimiser.weight_decay, recipe.joint.encoder_rate)
     model = _stage(family, "joint", recipe.joint, model, joint, watch)
     if model.gate is not None:
-        fit_gate(model.eval(), _fitting(family))
+        fit_gate(model.eval(), fitting(family))
     return model.cpu()
 
 
@@ -195,8 +152,8 @@ def edge_of(family: Family, edge: EdgeRecipe, teacher: UnifiedDecoder) -> Family
 def _smaller(family: Family, edge: EdgeRecipe) -> tuple[FamilyRecipe, OstroConfig]:
     shared = {name: getattr(edge, name) for name in MemberRecipe.__struct_fields__}
     recipe = msgspec.structs.replace(family.recipe, edge=None, **shared)
-    stems = _stems(recipe, {})
-    for stem, other in zip(stems, _stems(family.recipe, {}), strict=False):
+    stems = stems_of(recipe, {})
+    for stem, other in zip(stems, stems_of(family.recipe, {}), strict=False):
         if (stem.modality, stem.side) != (other.modality, other.side):
             raise ConfigError(
                 f"The encoder '{stem.modality}' of {edge.name} has tokens of {stem.side} elements; that of "
@@ -205,54 +162,7 @@ def _smaller(family: Family, edge: EdgeRecipe) -> tuple[FamilyRecipe, OstroConfi
             )
     if len(stems) != len(family.recipe.encoders):
         raise ConfigError(f"{edge.name} must have the senses of {family.recipe.name}.", param="encoders")
-    return recipe, _config(recipe, family.tokenizer, family.train)
-
-
-def prepare(recipe: FamilyRecipe, data: Path, out: Path) -> Family:
-    """Read and split the data, learn the vocabulary from the training part, and decide on the model's config."""
-    given = recipe.data
-    labels = read_labels(data / given.labels)
-    questions = read_questions(data / given.questions, labels)
-    split = split_questions(questions, given.validation, recipe.seed)
-    train_text, validation_text = split_text(read_text(data / given.text), given.validation)
-    stems = _stems(recipe, {})
-    senses = _senses_of(recipe, stems, out)
-    photos = digits = None
-    if given.photos is not None:
-        photos = split_photos(read_photos(data / given.photos, out / "cache", given.photo_side))
-    if given.digits is not None and senses.audio is not None:
-        digits = split_digits(read_digits(data / given.digits, senses.audio))
-
-    def material(part: int) -> Material:
-        return Material(
-            senses,
-            photos=None if photos is None else photos[part],
-            utterances=() if digits is None else (digits.train, digits.validation)[part],
-            questions=(split.train, split.validation)[part],
-            text=(train_text, validation_text)[part],
-            customers=given.customers,
-        )
-
-    train, validation = material(0), material(1)
-    tokenizer = _tokenizer(recipe, out, train, train_text, split.train)
-    config = _config(recipe, tokenizer, train)
-    # Defaults are left out, so that what a later version adds and a recipe does not use ends no run.
-    # Nor does what is done with a trained model.
-    bare = msgspec.structs.replace(recipe, card=None, edge=None, gate_target=GATE_TARGET)
-    read = _digest_of(data, given)
-    digest = hashlib.sha256(msgspec.json.encode(bare) + read.encode())
-    return Family(recipe, out, tokenizer, senses, train, validation, photos, digits, config, digest.hexdigest(), read)
-
-
-def _digest_of(data: Path, given: FamilyData) -> str:
-    """Of what is in the files: of zips by the checksums that they hold."""
-    digest = hashlib.sha256()
-    for name in (given.questions, given.labels, given.text):
-        digest.update((data / name).read_bytes())
-    for zipped in filter(None, (given.photos, given.digits)):
-        with zipfile.ZipFile(data / zipped) as archive:
-            digest.update("".join(f"{one.filename} {one.CRC}\n" for one in archive.infolist()).encode())
-    return digest.hexdigest()
+    return recipe, config_of(recipe, family.tokenizer, family.train)
 
 
 def finish(family: Family, model: UnifiedDecoder, quantization: Rounding | None = None) -> GateReport | None:
@@ -268,7 +178,7 @@ def finish(family: Family, model: UnifiedDecoder, quantization: Rounding | None 
         return None
     written = load_model(folder, dtype=torch.float32)
     assert isinstance(written, UnifiedDecoder)
-    report = _calibrate(family, written)
+    report = calibrate_gate(family, written)
     file = folder / "config.json"
     values = json.loads(file.read_text(encoding="utf-8"))
     values["gate"]["thresholds"] = report.thresholds
@@ -420,47 +330,6 @@ def _quick(family: Family, stage: StageRecipe) -> Callable[[Decoder], dict[str, 
     return measure
 
 
-def _calibrate(family: Family, model: UnifiedDecoder) -> GateReport:
-    """Thresholds by half of the validation text; what they are worth by the other half."""
-    gate = family.config.gate
-    assert gate is not None
-    first, second = family.validation.halves()
-    # Prose that is like nothing in the training costs the most: where it is within the target, other texts are.
-    kinds = [_text_batches(family, first, task) for task in ("text", "intent")] + [_prose(family)]
-    found = [level_losses(model.eval(), batches) for batches in kinds]
-    thresholds = calibrate(
-        torch.cat([losses_NL for losses_NL, _ in found]),
-        torch.cat([scores_NL for _, scores_NL in found]),
-        gate.widths,
-        before=gate.layer,
-        layers=family.config.num_layers,
-        target=family.recipe.gate_target,
-        counts=[len(losses_NL) for losses_NL, _ in found],
-    )
-    assert model.gate is not None
-    model.gate.thresholds = tuple(thresholds)
-    others = [batch for task in ("text", "intent") for batch in _text_batches(family, second, task)]
-    return judge_gate(model, others, thresholds)
-
-
-def _text_batches(family: Family, material: Material, task: str) -> list[SenseBatch]:
-    tasks = Tasks(material, {task: 1.0}, seed=family.recipe.seed + 2, manner=Manner(training=False))
-    return [family.batcher().batch(tasks.examples(step, 24)) for step in range(8)]
-
-
-def _fitting(family: Family) -> Iterator[SenseBatch]:
-    """What the gate is fitted to: training text, and questions as customers ask them."""
-    tasks = family.tasks({"text": 1.0, "intent": 2.0}, Manner(training=True), seed=6)
-    batcher = family.batcher(device=family.device)
-    return (batcher.batch(tasks.examples(step, _FITTED_EXAMPLES)) for step in range(_FITTED_STEPS))
-
-
-def _prose(family: Family) -> list[SenseBatch]:
-    text = SAMPLE.read_text(encoding="utf-8")
-    pieces = [Example("text", (), text[at : at + TEXT_PIECE], {}) for at in range(0, len(text), TEXT_PIECE)]
-    return [family.batcher().batch(pieces[at : at + 24]) for at in range(0, min(96, len(pieces)), 24)]
-
-
 def _recorder(family: Family, stage: str, steps: int, watch: FamilyWatch) -> Watch:
     log = family.folder / f"log-{stage.replace(' ', '-')}.jsonl"
     stage = stage if family.teacher is None else f"edge {stage}"
@@ -483,74 +352,3 @@ def _pairs(family: Family, sense: str) -> Pairs:
         return DigitPairs(family.digits, family.senses.audio)
     assert family.senses.series is not None
     return SignalPairs(family.senses.series)
-
-
-def _stems(recipe: FamilyRecipe, placeholders: Mapping[str, int]) -> tuple[StemConfig, ...]:
-    return tuple(
-        StemConfig.parse(sense, {**values, "placeholder": placeholders.get(sense, 1)})
-        for sense, values in recipe.encoders.items()
-    )
-
-
-def _senses_of(recipe: FamilyRecipe, stems: tuple[StemConfig, ...], out: Path) -> Senses:
-    """As serving will read them from the checkpoint: so a folder with the same files is written and read."""
-    folder = out / "senses"
-    folder.mkdir(parents=True, exist_ok=True)
-    encoders = {stem.modality: stem.to_json() for stem in stems}
-    (folder / "config.json").write_text(json.dumps({"model_type": "ostro", "encoders": encoders}), encoding="utf-8")
-    (folder / "tekken.json").write_text(json.dumps(_sections(recipe, stems)), encoding="utf-8")
-    return read_senses(folder)
-
-
-def _sections(recipe: FamilyRecipe, stems: tuple[StemConfig, ...]) -> dict[str, Any]:
-    """What tekken.json says of images and sounds."""
-    sections: dict[str, Any] = {}
-    for stem in stems:
-        if stem.modality == "image":
-            sections["image"] = {"image_patch_size": stem.side, "max_image_size": recipe.data.image_size}
-        if stem.modality == "audio":
-            if recipe.data.audio is None:
-                raise ConfigError("A recipe with an audio encoder needs data.audio.", param="audio")
-            sections["audio"] = recipe.data.audio
-    return sections
-
-
-def _tokenizer(
-    recipe: FamilyRecipe, out: Path, train: Material, text: str, questions: tuple[Question, ...]
-) -> Tokenizer:
-    """Learnt once: a run that goes on has its own already."""
-    if not (out / "tekken.json").is_file():
-        shares = {task: 1.0 for task in recipe.align.tasks if task not in ("text", "intent")}
-        tasks = Tasks(train, shares, seed=recipe.seed, manner=Manner(training=True)) if shares else None
-        said = [] if tasks is None else texts_of(tasks.examples(0, _VOCABULARY_EXAMPLES))
-        corpus = [*(q.text for q in questions), *(q.label for q in questions), *text.splitlines(keepends=True), *said]
-        content = train_tekken(corpus, vocab_size=recipe.tokenizer.vocab_size, num_special=recipe.tokenizer.num_special)
-        write_tekken(content | _sections(recipe, _stems(recipe, {})), out)
-    loaded = load_tokenizer(out)
-    assert loaded is not None
-    return loaded
-
-
-def _config(recipe: FamilyRecipe, tokenizer: Tokenizer, train: Material) -> OstroConfig:
-    shape = recipe.shape
-    missing = [PLACEHOLDERS[sense] for sense in recipe.encoders if sense not in tokenizer.placeholders]
-    if missing:
-        raise ConfigError(
-            f"The vocabulary has no {', '.join(missing)}; raise tokenizer.num_special.", param="tokenizer"
-        )
-    base = dataclasses.replace(
-        shape.config(recipe.tokenizer.vocab_size),
-        architecture="ostro",
-        encoders=_stems(recipe, tokenizer.placeholders),
-        unrotated=2 if shape.routing else 0,
-    )
-    fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
-    thresholds = (0.0,) * (len(shape.widths) - 1)
-    return OstroConfig(
-        **fields,
-        adapter=AdapterConfig(shape.adapter_layer, shape.adapter) if shape.adapter else None,
-        gate=GateConfig(shape.gate_layer, shape.widths, thresholds) if shape.widths else None,
-        routing=shape.routing,
-        labels=tuple(LabelGroup(name, labels) for name, labels in train.labels.items()),
-        embedding=shape.embedding,
-    )
