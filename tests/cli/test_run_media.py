@@ -1,4 +1,4 @@
-"""`ostro run --image --audio`, with models that sense and models that do not."""
+"""`ostro run --image --audio --series`, with models that sense and models that do not."""
 
 from __future__ import annotations
 
@@ -128,3 +128,34 @@ def test_sounds_are_heard_in_their_order(tmp_path: Path) -> None:
     expected = said(*parts)
     assert (answer["token_ids"], answer["usage"]["prompt_tokens"]) == expected
     assert said(*reversed(parts)) != expected, "the order matters"
+
+
+def test_series_are_followed(tmp_path: Path) -> None:
+    """By a model that knows what series do."""
+    paths = [tmp_path / "rising.csv", tmp_path / "falling.json"]
+    values = [round(20 + 0.5 * step + 0.1 * (step % 3), 3) for step in range(80)]
+    paths[0].write_text("temperature\n" + "\n".join(map(str, values)))
+    paths[1].write_text(json.dumps(values[::-1]))
+    for path, told in zip(paths, ("rising", "falling"), strict=True):
+        done = run("ostro-nano", "what does the series do", "--series", path, "--json")
+        assert done.exit_code == 0, done.output
+        answer = json.loads(done.stdout)
+        assert answer["text"] == told
+        assert answer["labels"][0]["label"] == told
+        assert answer["usage"]["prompt_tokens"] > 80 / 4
+
+
+def test_what_is_no_series_is_refused(folder: Path, tmp_path: Path) -> None:
+    table, binary = tmp_path / "table.csv", tmp_path / "numbers.bin"
+    table.write_text("time,value\n1,2\n")
+    binary.write_bytes(b"\xff\xfe\x00\x01")
+    good = tmp_path / "good.csv"
+    good.write_text("1\n2\n")
+    for path, words in (
+        (table, "line 2 has 2 numbers or columns"),
+        (binary, "is no text in UTF-8"),
+        (good, "takes text and images"),
+    ):
+        done = run(folder, "what does it do", "--series", path)
+        assert isinstance(done.exception, InvalidRequestError)
+        assert words in str(done.exception)

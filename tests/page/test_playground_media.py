@@ -1,4 +1,4 @@
-"""Images and sounds in the playground: attached, recorded, sent; labels and routing that a model tells of them."""
+"""Images, sounds and series in the playground: attached, recorded, sent; labels and routing that models tell of them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from real_nodes import served
 from visiting import Open, Visit
 
 from hearing import FORMATS, sound, write_hearing_model
+from series_texts import READ, REFUSED
 from tiny_unified import write_unified_model
 
 IMAGES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
@@ -53,6 +54,14 @@ def hearing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("hearing") / "ear"
     write_hearing_model(folder)
     with served(folder) as node:
+        node.wait_ready()
+        yield node
+
+
+@pytest.fixture(scope="module")
+def following() -> Iterator[Node]:
+    """A model that knows what series do, and sees and hears besides."""
+    with served("ostro-nano") as node:
         node.wait_ready()
         yield node
 
@@ -212,7 +221,7 @@ def test_what_is_too_much_is_told_at_once(visit: Open, seeing: Node) -> None:
         expect(page.locator("#attached li")).to_have_count(0)
         attach(page, *[file(f"{number}.png", picture()) for number in range(36)])
         expect(page.locator("#attached li")).to_have_count(32)
-        expect(page.locator("#problem")).to_contain_text("holds at most 32 images and sounds.")
+        expect(page.locator("#problem")).to_contain_text("holds at most 32 images, sounds and series.")
         expect(page.locator("#problem")).to_contain_text("So are 2 more.")
         page.get_by_role("button", name="Remove 3.png").click()
         expect(page.locator("#problem")).to_be_hidden()
@@ -323,6 +332,113 @@ def test_sounds_go_with_a_message(visit: Open, hearing: Node, name: str) -> None
         assert (player.get_attribute("src") or "").startswith("blob:")
         # A model that hears is not one that routes.
         expect(page.locator(".routing")).to_have_count(0)
+
+
+RISING = [round(20 + 0.5 * step + 0.1 * (step % 3), 3) for step in range(80)]
+
+
+def column(values: list[float]) -> bytes:
+    return ("temperature\n" + "\n".join(map(str, values))).encode()
+
+
+def test_series_go_with_a_message(visit: Open, following: Node, tmp_path: Path) -> None:
+    with visit(following) as seen:
+        page = brief(seen)
+        expect(page.locator("#card")).to_contain_text("see images, hear sounds, follow series")
+        expect(page.get_by_role("button", name="Attach images, sounds and series")).to_be_visible()
+        attach(page, file("hall.csv", column(RISING), "text/csv"))
+        attached(page, "hall.csv")
+        expect(page.get_by_role("img", name="hall.csv, 80 values")).to_be_visible()
+        ask(seen, "what does the series do")
+        assert parts(seen) == [
+            {"type": "input_series", "input_series": RISING},
+            {"type": "text", "text": "what does the series do"},
+        ]
+        expect(page.locator(".prose")).to_have_text("rising")
+        expect(page.get_by_role("table", name="series").get_by_role("row").first).to_contain_text("rising")
+        # Drawn from the lower left to the upper right.
+        box = page.locator(".user .series-line path").bounding_box()
+        assert box is not None
+        assert box["width"] > 100
+        assert box["height"] > 40
+        path = page.locator(".user .series-line path").get_attribute("d") or ""
+        drawn = np.array([[float(value) for value in point.split()] for point in re.split("[ML]", path)[1:]])
+        assert len(drawn) == len(RISING)
+        assert drawn[0].tolist() == [0, 96]
+        assert drawn[-1, 1] == drawn[:, 1].min()
+        page.locator(".routing > summary").click()
+        expect(page.locator(".routing-map")).to_have_count(6)
+        assert json.loads(next(one.post_data or "" for one in seen.requests if one.url.endswith("/v1/infer")))[
+            "inputs"
+        ] == {"series": RISING, "text": "what does the series do"}
+        page.screenshot(path=tmp_path / "series.png")
+
+
+def test_series_and_images_are_asked_the_same_way_twice(visit: Open, following: Node) -> None:
+    with visit(following) as seen:
+        page = brief(seen)
+        attach(page, file("a.png", picture()), file("hall.csv", column(RISING)))
+        attached(page, "a.png", "hall.csv")
+        ask(seen, "what is this")
+        assert [part["type"] for part in parts(seen)] == ["input_series", "image_url", "text"]
+        page.locator(".routing > summary").click()
+        expect(page.locator(".routing-map")).to_have_count(6)
+        (asked,) = [one.post_data for one in seen.requests if one.url.endswith("/v1/infer")]
+        inputs = json.loads(asked or "")["inputs"]
+        answers = [
+            following.http.post("/v1/infer", json={"model": "ostro-nano", "inputs": inputs}).json(),
+            following.http.post("/v1/chat/completions", json={**seen.bodies()[0], "stream": False}).json(),
+        ]
+        assert answers[0]["usage"]["prompt_tokens"] == answers[1]["usage"]["prompt_tokens"]
+        assert answers[0]["labels"] == answers[1]["labels"]
+
+
+def test_two_series_have_no_routing_to_show(visit: Open, following: Node) -> None:
+    with visit(following) as seen:
+        page = brief(seen)
+        attach(page, file("a.csv", b"1 2 3 4"), file("b.csv", b"4 3 2 1"))
+        attached(page, "a.csv", "b.csv")
+        ask(seen, "what does the series do")
+        page.locator(".routing > summary").click()
+        expect(page.locator(".routing")).to_contain_text("Routing is shown for messages with one series at most.")
+
+
+def test_files_of_numbers_are_read_as_the_command_line_reads_them(visit: Open, following: Node) -> None:
+    read = "async (text) => (await import(new URL('page/series.js', document.baseURI))).readSeries(text)"
+    with visit(following) as seen:
+        for name, (text, values) in READ.items():
+            assert seen.page.evaluate(read, text) == values, name
+        for name, text in REFUSED.items():
+            told = seen.page.evaluate(f"async (text) => ({read})(text).catch((error) => error.constructor.name)", text)
+            assert told == "SeriesProblem", name
+
+
+def test_what_is_no_series_is_told_at_once(visit: Open, following: Node) -> None:
+    problems = (
+        (file("table.csv", b"time,value\n1,2\n3,4"), "table.csv is left out as a series: its line 2 has 2 numbers"),
+        (
+            file("notes.txt", b"once upon a time"),
+            'notes.txt is left out as a series: "once" in its line 1 is no number.',
+        ),
+        (file("x.bin", bytes(20)), "x.bin is left out: this model takes text, images (PNG"),
+        (file("long.csv", b"1\n" * (3 << 19)), "long.csv is left out: it has 3.0 MB, and a series may have 2.0"),
+    )
+    with visit(following) as seen:
+        page = brief(seen)
+        for wrong, words in problems:
+            attach(page, wrong)
+            expect(page.locator("#problem")).to_contain_text(words)
+        expect(page.locator("#attached li")).to_have_count(0)
+        attach(
+            page,
+            file("flat.csv", b"5\n5\n5"),
+            file("one.csv", b"5"),
+            file("spike.csv", b"0\n" * 5000 + b"9\n" + b"0\n" * 999),
+        )
+        attached(page, "flat.csv", "one.csv", "spike.csv")
+        spike = page.locator(".series-line").nth(2).locator("path").get_attribute("d") or ""
+        assert spike.count("L") < 400
+        assert " 0.0" in spike, "what is thinned out keeps its spike"
 
 
 def recorded(part: dict[str, Any]) -> tuple[np.ndarray, int]:

@@ -29,6 +29,13 @@ def run(
     audio: list[Path] | None = typer.Option(
         None, exists=True, dir_okay=False, readable=True, help="A sound to listen to; may be repeated."
     ),
+    series: list[Path] | None = typer.Option(
+        None,
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="A file of numbers, one a line or as JSON, to follow; may be repeated.",
+    ),
     max_tokens: int | None = typer.Option(256, min=1, help="Most tokens to generate."),
     temperature: float = typer.Option(0.0, help="0 takes the likeliest token."),
     top_p: float = typer.Option(1.0, help="Nucleus mass."),
@@ -52,9 +59,11 @@ def run(
     llm = LLM(model, device=device, dtype=dtype, quantize=quantize, kv_dtype=kv_dtype)  # type: ignore[arg-type]  # LLM checks the names
     # A bare tokenizer.json does not say how its model was taught to chat.
     as_chat = not raw and llm.tokenizer is not None and llm.tokenizer.can_chat
-    content = _content(text, image or (), audio or ())
+    content = _content(text, image or (), audio or (), series or ())
     if not as_chat and content is not text:
-        raise InvalidRequestError("--image and --audio need a model that chats, and go without --raw.", param="image")
+        raise InvalidRequestError(
+            "--image, --audio and --series need a model that chats, and go without --raw.", param="image"
+        )
     messages: list[dict[str, object]] = [{"role": "user", "content": content}]
     if as_json:
         typer.echo(json.dumps(_answer(llm, model, text, messages, params, as_chat=as_chat), ensure_ascii=False))
@@ -65,13 +74,28 @@ def run(
     typer.echo()
 
 
-def _content(text: str, images: Sequence[Path], sounds: Sequence[Path]) -> str | list[dict[str, object]]:
+def _content(
+    text: str, images: Sequence[Path], sounds: Sequence[Path], series: Sequence[Path]
+) -> str | list[dict[str, object]]:
     """What a user's message holds: media first, then what is asked about them."""
-    if not images and not sounds:
+    if not images and not sounds and not series:
         return text
     parts: list[dict[str, object]] = [{"type": "image_url", "image_url": path.resolve().as_uri()} for path in images]
     parts += [{"type": "audio_url", "audio_url": path.resolve().as_uri()} for path in sounds]
+    parts += [{"type": "input_series", "input_series": _numbers(path)} for path in series]
     return [*parts, {"type": "text", "text": text}] if text.strip() else parts
+
+
+def _numbers(path: Path) -> list[float]:
+    from ostro.core.errors import InvalidRequestError
+    from ostro.media.series_text import parse_series
+
+    try:
+        return parse_series(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise InvalidRequestError(
+            f"{path} is no text in UTF-8; a series is a file of numbers.", param="series"
+        ) from None
 
 
 def _answer(

@@ -21,12 +21,12 @@ export function makeAttachments({ held, tell, changed }) {
   /** What is known of the model that would answer; null while that is nothing. */
   function offer(model) {
     senses = sensesOf(model);
-    byId("attach").hidden = !senses.image && !senses.audio;
+    byId("attach").hidden = !Object.values(senses).some(Boolean);
     picker.accept = Object.keys(ACCEPTED).filter((kind) => senses[kind]).map((kind) => ACCEPTED[kind]).join();
     const label = `Attach ${takes(senses).replace(/^text(, | and )/, "")}`;
     byId("attach").setAttribute("aria-label", label);
     byId("attach").title = label;
-    byId("drop-words").textContent = senses.image || senses.audio ? label : "This model takes text only";
+    byId("drop-words").textContent = Object.values(senses).some(Boolean) ? label : "This model takes text only";
   }
 
   /** One after the other, in their order. */

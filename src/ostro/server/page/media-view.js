@@ -1,7 +1,8 @@
-// An image or a sound as it is seen: in the composer and in the conversation.
+// An image, a sound or a series as it is seen: in the composer and in the conversation.
 
 import { h } from "./dom.js";
 import { dataUrl } from "./media.js";
+import { seriesLine } from "./series.js";
 
 // Pixels of the box that an image is made to fit; what is tiny grows to be seen.
 const WIDEST = 320;
@@ -18,6 +19,11 @@ export function mediaView(media) {
     const [across, down] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
     const image = h("img", { src: dataUrl(media), alt: media.name, width: across, height: down });
     return { element: h("figure", { class: "medium" }, image, caption), leave: () => {} };
+  }
+  if (media.kind === "series") {
+    const count = `${media.values.length.toLocaleString("en")} ${media.values.length === 1 ? "value" : "values"}`;
+    const line = h("div", { class: "series-box", role: "img", "aria-label": `${media.name}, ${count}` }, seriesLine(media.values, WIDEST, TINY));
+    return { element: h("figure", { class: "medium follows" }, line, caption, h("small", { "aria-hidden": "true" }, count)), leave: () => {} };
   }
   const url = URL.createObjectURL(media.blob);
   const player = h("audio", { src: url, controls: true, preload: "metadata", "aria-label": media.name });

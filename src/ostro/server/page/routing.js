@@ -19,7 +19,9 @@ export function routingView(model, question) {
     asked = true;
     inside.replaceChildren(h("p", { class: "note" }, "Asking the model."));
     try {
-      const body = { model, inputs: inputsOf(question), max_tokens: 1, return_routing: true };
+      const inputs = inputsOf(question);
+      if (!inputs) throw new Error("Routing is shown for messages with one series at most.");
+      const body = { model, inputs, max_tokens: 1, return_routing: true };
       const { routing } = await infer(body);
       inside.replaceChildren(...(routing?.layers.length ? picture(routing) : [h("p", { class: "note" }, "This model does not route its attention.")]));
       say("How attention was routed is shown.");

@@ -4,7 +4,7 @@ import { byId, h } from "./dom.js";
 
 const CUSTOMERS = ["I am still waiting on my card?", "Why was I charged a fee abroad?", "The exchange rate on my transfer is wrong."];
 const STARTS = { "ostro-nano": CUSTOMERS, "ostro-nano-edge": CUSTOMERS };
-const ABILITIES = { function_calling: "call tools", reasoning: "reason", completion_fim: "fill in the middle", vision: "see images", audio: "hear sounds" };
+const ABILITIES = { function_calling: "call tools", reasoning: "reason", completion_fim: "fill in the middle", vision: "see images", audio: "hear sounds", series: "follow series" };
 
 const ANY_STARTS = ["Explain what a KV cache is in three sentences.", "Write a haiku about a warm wind.", "What can you do?"];
 
