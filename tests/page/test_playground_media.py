@@ -1,4 +1,4 @@
-"""Images, sounds and series in the playground: attached, recorded, sent; labels and routing that models tell of them."""
+"""Images, sounds and series in the playground: attached, recorded, sent; labels and routing that models tell."""
 
 from __future__ import annotations
 
