@@ -78,6 +78,17 @@ def test_every_kind_of_text_is_within_the_target_by_itself() -> None:
         calibrate(losses, scores, WIDTHS, before=1, layers=4, target=0.2)
 
 
+def test_text_unlike_the_training_costs_no_more_and_chooses_nothing() -> None:
+    losses, scores = table(200, 0.3, seed=4)
+    alone = calibrate(losses, scores, WIDTHS, before=1, layers=4, target=0.5)
+    cheap = calibrate(losses, scores, WIDTHS, before=1, layers=4, target=0.5, unlike_NL=torch.full((40, 2), -9.0))
+    assert cheap == alone
+    dear = scores + 1.0
+    found = calibrate(losses, scores, WIDTHS, before=1, layers=4, target=0.5, unlike_NL=dear)
+    assert cost(slow(losses, dear, (alone[0], alone[1]))[1]) > 0.5
+    assert cost(slow(losses, dear, (found[0], found[1]))[1]) <= 0.5 + 1e-6
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TekkenTokenizer:
     return write_tokenizer(tmp_path_factory.mktemp("tekken"))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ostro.core.errors import TrainingError
 from ostro.models.ostro.config import TEXT
-from ostro.models.ostro.model import UnifiedDecoder
+from ostro.models.ostro.model import UnifiedDecoder, levels_of
 from ostro.training.senses.batches import SenseBatch
 from ostro.training.unified import level_losses, run
 
@@ -47,13 +47,15 @@ def calibrate(
     layers: int,
     target: float,
     counts: Sequence[int] | None = None,
+    unlike_NL: torch.Tensor | None = None,
 ) -> list[float]:
     """The thresholds of least loss whose compute is at most `target` of the whole.
 
     losses_NL: of each text token at each level, [N, levels], one level for all tokens of a pass. scores_NL: the gate's,
     [N, levels - 1]. before: layers in front of the gate, which text runs at the first level; of `layers`. counts:
     tokens of each kind of text, one kind after the other; each kind by itself is to be within the target. None has one
-    kind.
+    kind. unlike_NL: scores of text that is like nothing in the training: it is to be within the target, too, but what a
+    model loses on it by chance chooses nothing.
     Raises TrainingError where even the first level costs more than the target.
     """
     count = len(widths)
@@ -63,6 +65,7 @@ def calibrate(
     least = float(shares_L[0])
     if least > target + 1e-9:
         raise TrainingError(f"The first level alone costs {least:.0%} of the compute; the target is {target:.0%}.")
+    kinds = [*torch.split(scores_NL, list(counts or [len(scores_NL)])), *([] if unlike_NL is None else [unlike_NL])]
     quantiles = torch.linspace(0, 1, _QUANTILES)
     candidates = [torch.quantile(scores_NL[:, i].float(), quantiles).tolist() for i in range(count - 1)]
     for listed in candidates:
@@ -70,10 +73,9 @@ def calibrate(
 
     best: tuple[float, list[float]] | None = None
     for thresholds in _grid(candidates):
-        levels_N = (scores_NL > scores_NL.new_tensor(thresholds)).long().cumprod(1).sum(1)
-        dearest = max(float(kind.mean()) for kind in torch.split(shares_L[levels_N], list(counts or [len(levels_N)])))
+        dearest = max(float(shares_L[levels_of(kind_NL, thresholds)].mean()) for kind_NL in kinds)
         share = (before * least + (layers - before) * dearest) / layers
-        loss = float(losses_NL.gather(1, levels_N[:, None]).mean())
+        loss = float(losses_NL.gather(1, levels_of(scores_NL, thresholds)[:, None]).mean())
         if share <= target + 1e-9 and (best is None or loss < best[0]):
             best = loss, thresholds
     assert best is not None, "thresholds above all scores cost the least there is"

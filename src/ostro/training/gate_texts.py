@@ -24,9 +24,9 @@ def calibrate_gate(family: Family, model: UnifiedDecoder) -> GateReport:
     gate = family.config.gate
     assert gate is not None
     first, second = family.validation.halves()
+    found = [level_losses(model.eval(), _text_batches(family, first, task)) for task in ("text", "intent")]
     # Prose that is like nothing in the training costs the most: where it is within the target, other texts are.
-    kinds = [_text_batches(family, first, task) for task in ("text", "intent")] + [_prose(family)]
-    found = [level_losses(model.eval(), batches) for batches in kinds]
+    _, unlike_NL = level_losses(model, _prose(family))
     thresholds = calibrate(
         torch.cat([losses_NL for losses_NL, _ in found]),
         torch.cat([scores_NL for _, scores_NL in found]),
@@ -35,6 +35,7 @@ def calibrate_gate(family: Family, model: UnifiedDecoder) -> GateReport:
         layers=family.config.num_layers,
         target=family.recipe.gate_target,
         counts=[len(losses_NL) for losses_NL, _ in found],
+        unlike_NL=unlike_NL,
     )
     assert model.gate is not None
     model.gate.thresholds = tuple(thresholds)

@@ -138,6 +138,11 @@ class ModalAdapter(nn.Module):
         return out_TD
 
 
+def levels_of(scores_TL: torch.Tensor, thresholds: Sequence[float]) -> torch.Tensor:
+    """Levels [T]: how many thresholds in a row the scores are above."""
+    return (scores_TL > scores_TL.new_tensor(thresholds)).long().cumprod(1).sum(1)
+
+
 class WidthGate(nn.Module):
     """Scores of how much a token would gain from more channels; thresholds, which are calibrated, make levels of them.
 
@@ -156,8 +161,7 @@ class WidthGate(nn.Module):
 
     def levels(self, scores_TL: torch.Tensor) -> torch.Tensor:
         """Levels [T]: how many thresholds in a row the scores are above."""
-        above_TL = scores_TL > scores_TL.new_tensor(self.thresholds)
-        return above_TL.long().cumprod(1).sum(1)
+        return levels_of(scores_TL, self.thresholds)
 
 
 class UnifiedDecoder(Decoder):
