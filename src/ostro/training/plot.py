@@ -26,7 +26,13 @@ def plot_log(log: Path, picture: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(8, 4.5))
     axis.plot([row["step"] for row in rows], _smooth([row["loss"] for row in rows]), color="tab:blue", label="loss")
     axis.set_xlabel("step")
-    axis.set_ylabel("training loss (nats)")
+    held = [row for row in rows if "validation_loss" in row]
+    if held:
+        steps = [row["step"] for row in held]
+        axis.plot(
+            steps, [row["validation_loss"] for row in held], color="tab:red", marker="o", label="validation: next token"
+        )
+    axis.set_ylabel("loss (nats)" if held else "training loss (nats)")
     measured = [row for row in rows if "accuracy" in row]
     if measured:
         right = axis.twinx()
@@ -34,8 +40,8 @@ def plot_log(log: Path, picture: Path) -> None:
         right.plot(steps, [row["accuracy"] for row in measured], color="tab:orange", marker="o", label="accuracy")
         right.set_ylabel("validation accuracy")
         right.set_ylim(0, 1)
-    figure.legend(loc="upper right")
-    figure.tight_layout()
+    figure.legend(loc="upper center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))  # the legend stands above what it explains
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
 
