@@ -23,7 +23,7 @@ from ostro.media.series import SeriesSettings
 from ostro.models.ostro.encoder import StemEncoder
 from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import StemConfig
-from ostro.training import family as family_module
+from ostro.training import gate_texts
 from ostro.training.checkpoint import under
 from ostro.training.family import initialise_unified, run_family
 from ostro.training.family_recipe import FamilyRecipe
@@ -128,7 +128,7 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(family_module, "_FITTED_STEPS", 2)
+        patch.setattr(gate_texts, "_FITTED_STEPS", 2)
         yield
     torch.set_num_threads(before)
 
