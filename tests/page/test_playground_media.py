@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +87,14 @@ def attach(page: Page, *files: FilePayload) -> None:
 
 def attached(page: Page, *names: str) -> None:
     expect(page.locator("#attached figcaption")).to_have_text(list(names))
+
+
+def left_out(page: Page, problems: Sequence[tuple[FilePayload, str]]) -> None:
+    """Each file is refused in these words, and none is attached."""
+    for wrong, words in problems:
+        attach(page, wrong)
+        expect(page.locator("#problem")).to_contain_text(words)
+    expect(page.locator("#attached li")).to_have_count(0)
 
 
 def brief(seen: Visit) -> Page:
@@ -215,10 +223,7 @@ def test_what_is_too_much_is_told_at_once(visit: Open, seeing: Node) -> None:
     )
     with visit(seeing) as seen:
         page = brief(seen)
-        for wrong, words in problems:
-            attach(page, wrong)
-            expect(page.locator("#problem")).to_contain_text(words)
-        expect(page.locator("#attached li")).to_have_count(0)
+        left_out(page, problems)
         attach(page, *[file(f"{number}.png", picture()) for number in range(36)])
         expect(page.locator("#attached li")).to_have_count(32)
         expect(page.locator("#problem")).to_contain_text("holds at most 32 images, sounds and series.")
@@ -425,10 +430,7 @@ def test_what_is_no_series_is_told_at_once(visit: Open, following: Node) -> None
     )
     with visit(following) as seen:
         page = brief(seen)
-        for wrong, words in problems:
-            attach(page, wrong)
-            expect(page.locator("#problem")).to_contain_text(words)
-        expect(page.locator("#attached li")).to_have_count(0)
+        left_out(page, problems)
         attach(
             page,
             file("flat.csv", b"5\n5\n5"),

@@ -124,7 +124,7 @@ async function sides(media) {
 export const dataUrl = ({ type, data }) => `data:${type};base64,${data}`;
 
 /** Series first, because /v1/infer has them so and is to be asked the same. */
-const ordered = (media) => [...media.filter(({ kind }) => kind === "series"), ...media.filter(({ kind }) => kind !== "series")];
+const bySeries = (media) => [media.filter(({ kind }) => kind === "series"), media.filter(({ kind }) => kind !== "series")];
 
 const PARTS = {
   image: (one) => ({ type: "image_url", image_url: { url: dataUrl(one) } }),
@@ -135,7 +135,7 @@ const PARTS = {
 /** A message's content: its media, then what is asked about them. */
 export function contentOf({ text, media = [] }) {
   if (!media.length) return text;
-  const parts = ordered(media).map((one) => PARTS[one.kind](one));
+  const parts = bySeries(media).flat().map((one) => PARTS[one.kind](one));
   return text.trim() ? [...parts, { type: "text", text }] : parts;
 }
 
@@ -144,7 +144,7 @@ export function contentOf({ text, media = [] }) {
  * their order. null for several series, which have no such form.
  */
 export function inputsOf({ text, media = [] }) {
-  const [series, others] = [media.filter(({ kind }) => kind === "series"), media.filter(({ kind }) => kind !== "series")];
+  const [series, others] = bySeries(media);
   if (series.length > 1) return null;
   const inputs = series.length ? { series: series[0].values } : {};
   if (media.length > 1) {
