@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 import tiny_checkpoints
 from ostro import LLM, SamplingParams
+from ostro.compression.quantise import Texts, quantise_folder
+from ostro.compression.recipe import Recipe
 from ostro.core.errors import ConfigError
+from ostro.core.options import EngineOptions
+from ostro.engine.engine import Engine, device_for
+from ostro.engine.survey import survey
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, logprobs=0, ignore_eos=True)
 PROMPTS = [[5 + i for i in range(40)], [9, 8, 7], [3] * 17]
@@ -36,6 +42,22 @@ def test_a_device_or_type_that_is_not_there_is_refused(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
             LLM(folder, device="cuda")
+
+
+def test_rounded_weights_stay_on_the_cpu_where_there_is_another_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless that is asked for, which is refused."""
+    folder = tiny_checkpoints.make("mistral-v0.3", tmp_path / "model").folder
+    quantise_folder(folder, tmp_path / "int8", Recipe(scheme="int8"), Texts())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for options in (EngineOptions(model=str(tmp_path / "int8")), EngineOptions(model=str(folder), quantize="int8")):
+        assert device_for(options).type == "cpu"
+        assert Engine.load(msgspec.structs.replace(options, kv_memory=1 << 20)).card.device == "cpu"
+        assert survey([options], 1 << 30).device == "cpu"
+    assert device_for(EngineOptions(model=str(folder))).type == "cuda"
+    with pytest.raises(ConfigError, match="run on the CPU only"):
+        LLM(tmp_path / "int8", device="cuda")
 
 
 @pytest.mark.cuda

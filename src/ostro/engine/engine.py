@@ -38,7 +38,7 @@ from ostro.kernels import dispatch
 from ostro.models.layers.decoder import Decoder
 from ostro.tokenizer import load_tokenizer
 from ostro.weights.folder import open_folder
-from ostro.weights.loader import Progress, load_model
+from ostro.weights.loader import Progress, load_model, open_model
 
 # How long a step waits for a grammar to be compiled when there is nothing else to do.
 _COMPILING_S = 0.02
@@ -88,7 +88,7 @@ class Engine:
         # PyTorch counts hardware threads and knows no quotas; what a user told it to be fewer stays.
         most = len(plan_cpus(allowed_cpus()).compute)
         torch.set_num_threads(options.threads or min(torch.get_num_threads(), most))
-        device = pick_device(options.device)
+        device = device_for(options)
         quantiser = None if options.quantize is None else OnLoad(scheme_of(options.quantize))
         dtype = pick_dtype(options, device)
         model = load_model(Path(options.model), device=device, dtype=dtype, quantiser=quantiser, progress=progress)
@@ -407,6 +407,17 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+def device_for(options: EngineOptions) -> torch.device:
+    """`pick_device` for a model: auto takes the CPU for weights of 4 or 8 bits, which run nowhere else."""
+    device = pick_device(options.device)
+    if options.device != "auto" or device.type == "cpu":
+        return device
+    if options.quantize is not None:
+        return torch.device("cpu")
+    with open_model(Path(options.model)) as filling:
+        return torch.device("cpu") if filling.quantised else device
 
 
 def pick_dtype(options: EngineOptions, device: torch.device) -> torch.dtype | None:

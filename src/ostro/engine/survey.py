@@ -19,7 +19,7 @@ from ostro.core.errors import CheckpointError, OstroError
 from ostro.core.footprint import Footprint, Survey
 from ostro.core.gguf import read_header
 from ostro.core.options import EngineOptions
-from ostro.engine.engine import pick_device, pick_dtype
+from ostro.engine.engine import device_for, pick_dtype
 from ostro.engine.kv_cache import pick_kv_dtype
 from ostro.engine.sizing import free_memory, typical_memory
 from ostro.kernels.packed_linear.layout import Scheme
@@ -45,7 +45,8 @@ def survey(models: Sequence[EngineOptions], budget: int | None = None) -> Survey
     A cache that `kv_memory` does not size gets what an engine alone would give it, but at most a quarter of the budget.
     Raises ModelNotFoundError, ConfigError and CheckpointError for folders without a readable config.
     """
-    device = pick_device(models[0].device)
+    devices = [device_for(options) for options in models]
+    device = next((one for one in devices if one.type != "cpu"), torch.device("cpu"))
     available = free_memory(device)
     budget = int(available * _SHARE) if budget is None else budget
     footprints = [_footprint(options, device, budget) for options in models]
