@@ -21,6 +21,8 @@ from ostro.models.layers.linear import Linear
 
 # Rows of one piece of work. Pieces are always cut here, however much time there is, so that timing changes no number.
 PIECE_ROWS = 128
+# A GPU is idle between small ones.
+GPU_PIECE_ROWS = 2048
 _piece_rows = PIECE_ROWS
 
 Result = TypeVar("Result")
@@ -79,15 +81,15 @@ def unhurried() -> Iterator[None]:
         _piece_rows = before
 
 
-def piece_rows() -> int:
-    """Rows of one piece of work, for what `in_pieces` cannot cut."""
-    return _piece_rows
+def piece_rows(device: torch.device) -> int:
+    """Rows of one piece of work."""
+    return _piece_rows if device.type == "cpu" else max(_piece_rows, GPU_PIECE_ROWS)
 
 
 def in_pieces(function: Callable[[torch.Tensor], torch.Tensor], x_NC: torch.Tensor) -> Work[torch.Tensor]:
     """A function of rows, applied to some rows at a time."""
     pieces = []
-    for rows in torch.split(x_NC, _piece_rows):
+    for rows in torch.split(x_NC, piece_rows(x_NC.device)):
         pieces.append(function(rows))
         yield
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -100,14 +102,15 @@ def attend_within(
 
     lengths: rows of each input, in order.
     """
-    if len(set(lengths)) == 1 and lengths[0] <= _piece_rows:
+    most = piece_rows(q_NHC.device)
+    if len(set(lengths)) == 1 and lengths[0] <= most:
         return (yield from _attend_alike(q_NHC, k_NHC, v_NHC, lengths[0], scale))
     pieces = []
     at = 0
     for length in lengths:
         k_HLC, v_HLC = (x[at : at + length].transpose(0, 1) for x in (k_NHC, v_NHC))
-        for start in range(at, at + length, _piece_rows):
-            q_HLC = q_NHC[start : min(start + _piece_rows, at + length)].transpose(0, 1)
+        for start in range(at, at + length, most):
+            q_HLC = q_NHC[start : min(start + most, at + length)].transpose(0, 1)
             out_HLC = F.scaled_dot_product_attention(q_HLC[None], k_HLC[None], v_HLC[None], scale=scale)[0]
             pieces.append(out_HLC.transpose(0, 1).flatten(1))
             yield
@@ -120,7 +123,7 @@ def _attend_alike(
 ) -> Work[torch.Tensor]:
     """Inputs of one length: as many of them at a time as a piece has room for."""
     pieces = []
-    rows = _piece_rows // length * length
+    rows = piece_rows(q_NHC.device) // length * length
     for q, k, v in zip(*(torch.split(x, min(rows, len(q_NHC))) for x in (q_NHC, k_NHC, v_NHC)), strict=True):
         q_BHLC, k_BHLC, v_BHLC = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
         out_BHLC = F.scaled_dot_product_attention(q_BHLC, k_BHLC, v_BHLC, scale=scale)

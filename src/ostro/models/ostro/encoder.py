@@ -183,4 +183,4 @@ class StemEncoder(Encoder):
     def _most(self) -> int:
         """Tokens of one piece of the stem: all of a batch while statistics are made, which are of all of it."""
         settled = all(isinstance(one, Convolution) and one.statistics is None for one in self.stem)
-        return piece_rows() if settled else 1 << 40
+        return piece_rows(next(self.parameters()).device) if settled else 1 << 40

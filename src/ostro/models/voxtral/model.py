@@ -34,20 +34,24 @@ MODEL = Decoder
 # Of both convolutions; the second goes on by two.
 KERNEL = 3
 FRAMES_PER_ROW = 2
+# Rows of chunks that are encoded side by side.
+_ROWS = 4096
 
 
 class Convolution(Table):
-    """One dimension, three frames wide, zeros beyond the ends, GELU: [F, channels] -> [F / stride, C]."""
+    """One dimension, three frames wide, zeros beyond the ends, GELU, of each chunk by itself: [B, F, channels] ->
+    [B, F / stride, C]."""
 
     def __init__(self, channels: int, size: int, stride: int) -> None:
         super().__init__(size, channels, KERNEL)
         self.bias = Table(size)
         self._stride = stride
 
-    def convolve(self, x_FI: torch.Tensor) -> Work[torch.Tensor]:
+    def convolve(self, x_BFI: torch.Tensor) -> Work[torch.Tensor]:
         # As a product, so that it can be done some rows at a time.
-        windows_NIK = F.pad(x_FI, (0, 0, 1, 1)).unfold(0, KERNEL, self._stride)
-        return (yield from in_pieces(self._rows, windows_NIK))
+        windows_BNIK = F.pad(x_BFI, (0, 0, 1, 1)).unfold(1, KERNEL, self._stride)
+        rows_NC = yield from in_pieces(self._rows, windows_BNIK.flatten(0, 1))
+        return rows_NC.view(*windows_BNIK.shape[:2], -1)
 
     def _rows(self, windows_NIK: torch.Tensor) -> torch.Tensor:
         return F.gelu(linear(windows_NIK.flatten(1), self.weight.flatten(1)) + self.bias.weight)
@@ -68,10 +72,10 @@ class SoundBlock(nn.Module):
         self._heads, self._head_dim = config.num_heads, config.head_dim
         self._activation: Callable[[torch.Tensor], torch.Tensor] = ACTIVATIONS[config.activation]
 
-    def encode(self, x_NC: torch.Tensor) -> Work[torch.Tensor]:
+    def encode(self, x_NC: torch.Tensor, lengths: Sequence[int]) -> Work[torch.Tensor]:
         qkv_NE = yield from in_pieces(lambda rows: self.qkv(self.attention_norm(rows)), x_NC)
         q_NHC, k_NHC, v_NHC = qkv_NE.view(-1, 3, self._heads, self._head_dim).unbind(1)
-        heard_NC = yield from attend_within(q_NHC, k_NHC, v_NHC, [len(x_NC)], self._head_dim**-0.5)
+        heard_NC = yield from attend_within(q_NHC, k_NHC, v_NHC, lengths, self._head_dim**-0.5)
         size = x_NC.shape[1]
         both_NC = torch.cat((x_NC, heard_NC), dim=1)
         return (yield from in_pieces(lambda rows: self._rest(rows[:, :size], rows[:, size:]), both_NC))
@@ -118,23 +122,24 @@ class VoxtralEncoder(Encoder):
 
     def encode(self, inputs: Sequence[torch.Tensor]) -> Work[list[torch.Tensor]]:
         positions_NC = self._positions(self.norm.scale.weight.device)
-        features = []
-        for sound in inputs:
-            # One by one, so that an hour takes no more memory than half a minute.
-            chunks = []
-            for mel_MF in sound:
-                chunks.append((yield from self._encode_chunk(mel_MF, positions_NC)))
-            features.append(torch.cat(chunks))
-        return features
+        # Chunks of all sounds side by side, but few, so that an hour takes no more memory than a minute.
+        chunks = [mel_MF for sound in inputs for mel_MF in sound]
+        together = max(1, _ROWS // self.config.positions)
+        done = []
+        for start in range(0, len(chunks), together):
+            done.append((yield from self._encode_chunks(chunks[start : start + together], positions_NC)))
+        sizes = [len(sound) * self.config.positions // self.config.merge for sound in inputs]
+        return list(torch.split(torch.cat(done), sizes))
 
-    def _encode_chunk(self, mel_MF: torch.Tensor, positions_NC: torch.Tensor) -> Work[torch.Tensor]:
+    def _encode_chunks(self, chunks: Sequence[torch.Tensor], positions_NC: torch.Tensor) -> Work[torch.Tensor]:
+        """[mel_bins, frames] each -> the tokens of all of them [T, D]."""
         dtype = self.norm.scale.weight.dtype
-        x_FC = yield from self.first.convolve(mel_MF.T.to(dtype))
-        x_NC = yield from self.second.convolve(x_FC)
-        x_NC = (x_NC + positions_NC).to(dtype)
+        x_BFC = yield from self.first.convolve(torch.stack([mel_MF.T for mel_MF in chunks]).to(dtype))
+        x_BNC = yield from self.second.convolve(x_BFC)
+        x_NC = (x_BNC + positions_NC).to(dtype).flatten(0, 1)
         for layer in self.layers:
             assert isinstance(layer, SoundBlock)
-            x_NC = yield from layer.encode(x_NC)
+            x_NC = yield from layer.encode(x_NC, [self.config.positions] * len(chunks))
         merged_NC = self.norm(x_NC).view(-1, self.config.merge * x_NC.shape[1])
         return (yield from in_pieces(self.projector, merged_NC))
 
