@@ -14,7 +14,6 @@ from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest
 from ostro.core.sampling import SamplingParams
 from ostro.link import EngineProcess
-from ostro.link import media as held_media
 
 SIZE = 100  # numbers of an image
 
@@ -31,11 +30,9 @@ def request(request_id: str, numbers: Sequence[int]) -> EngineRequest:
     )
 
 
-def test_a_queue_of_images_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held_media, "MAX_HELD_BYTES", 3 * SIZE * 4)
-
+def test_a_queue_of_images_is_refused_before_it_fills_the_memory() -> None:
     async def scenario() -> None:
-        engine = EngineProcess("fake_engine", EngineOptions(model="m", name="fake"))
+        engine = EngineProcess("fake_engine", EngineOptions(model="m", name="fake", media_memory=3 * SIZE * 4))
         engine.start()
         try:
             await engine.wait_ready()

@@ -27,6 +27,7 @@ from mistral_common.tokens.tokenizers.audio import (
 from transformers import VoxtralProcessor, WhisperFeatureExtractor
 
 from ostro.core.errors import ConfigError, InvalidRequestError
+from ostro.media import audio
 from ostro.media.audio import AudioSettings, audio_settings, decode_audio, read_audio
 from ostro.media.mel import log_mel, mel_filters
 
@@ -463,3 +464,16 @@ def test_files_that_are_no_json_are_refused(tmp_path: Path, name: str) -> None:
 def test_more_bands_than_a_window_tells_apart_are_refused() -> None:
     with pytest.raises(ConfigError, match="too few frequencies for 400 mel bands"):
         mel_filters(AudioSettings(mel_bins=400))
+
+
+def test_samples_of_all_channels_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file of silence takes as long as it has samples, however few seconds those are."""
+    monkeypatch.setattr(audio, "MAX_SAMPLES", 8 * 192_000 * 2)
+    for seconds, kind in ((2.01, "FLAC"), (2.01, "WAV")):
+        out = io.BytesIO()
+        soundfile.write(out, np.zeros((int(192_000 * seconds), 8)), 192_000, format=kind)
+        with pytest.raises(InvalidRequestError, match="samples, at 192000 a second in each of 8 channels"):
+            decode_audio(out.getvalue(), AudioSettings(max_seconds=21))
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros((192_000 * 2, 8)), 192_000, format="FLAC")
+    assert len(decode_audio(out.getvalue(), AudioSettings(max_seconds=21))) == 2 * RATE

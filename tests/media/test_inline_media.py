@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ostro.core.errors import InvalidRequestError
 from ostro.media.image import ImageSettings
-from ostro.media.parts import split_inline
+from ostro.media.parts import find_sources, split_inline
 from ostro.media.senses import Senses
 
 SENSES = Senses(ImageSettings(16, 256))
@@ -49,10 +50,33 @@ def test_base64_of_several_lines_is_taken(broken: str) -> None:
         "<image>a cat sitting on the mat in the warm sun today</image>",
         "<image>short</image>",
         f"<audio>{PLAIN}</audio>",
+        "<audio>https://a.org/feed.mp3</audio>",
         f"<image>{PLAIN}</audio>",
     ],
 )
 def test_words_are_no_base64(words: str) -> None:
-    """Of four tags the last ones are of a sense that the model does not have, or do not match."""
+    """Or of no known file, or an address, for a sense that the model does not have; or the tags do not match."""
     assert split(words) == words
     assert split([text(words)]) == [text(words)]
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+@pytest.mark.parametrize("as_url", [False, True])
+def test_what_can_only_be_media_is_refused_where_it_is_not_sensed(kind: str, as_url: bool) -> None:
+    """Answering its base64 as a text would be an answer to nothing that was asked."""
+    for data in FILES[kind]:
+        value = base64.b64encode(data + bytes(60)).decode()
+        value = f"data:{kind}/any;base64,{value}" if as_url else value
+        message = {"role": "user", "content": [text("one"), text(f"<{kind}>{value}</{kind}> what is it")]}
+        for senses, known in ((Senses(), "text only"), (SENSES, "text and images")):
+            if kind in senses.names:
+                continue
+            with pytest.raises(InvalidRequestError, match=f"media inline, within <{kind}>.* takes {known}") as raised:
+                find_sources(split_inline([message], senses), senses)
+            assert raised.value.param == "messages[0].content[1].text"
+
+
+FILES = {
+    "image": [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\0\0\0\0WEBP"],
+    "audio": [b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"ID3\4", b"\xff\xfb\x90"],
+}

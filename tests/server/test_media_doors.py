@@ -270,3 +270,18 @@ def test_the_client_sends_files_and_bytes(
             client.infer({"video": b"x"})
         with pytest.raises(InvalidRequestError, match="No such file"):
             client.infer({"image": tmp_path / "none.png"})
+
+
+def test_the_detail_of_an_image_is_named_where_it_asks_for_something(node: Node) -> None:
+    data = picture(1)
+    for detail, named in (("low", True), ("auto", False), (None, False)):
+        told = {} if detail is None else {"detail": detail}
+        chat = {"messages": user({"type": "image_url", "image_url": {"url": url(data), **told}}), "max_tokens": 1}
+        seen = {"input": user({"type": "input_image", "image_url": url(data), **told}), "max_output_tokens": 16}
+        for path, body, field in (
+            ("/v1/chat/completions", chat, "image_url.detail"),
+            ("/v1/responses", seen, "input_image.detail"),
+        ):
+            answer = node.http.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+            assert answer.headers.get("x-ostro-ignored") == (field if named else None)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
-from ostro.core.errors import InvalidRequestError
+from ostro.core.errors import InvalidRequestError, PromptTooLongError
+from ostro.media import audio
+from ostro.media.audio_settings import AudioSettings
 from ostro.media.image import ImageSettings
+from ostro.media.parts import MediaSource
 from ostro.media.senses import Senses
 from ostro.server import media_reading
 from ostro.server.media_reading import MediaReader
@@ -121,3 +127,72 @@ def test_few_conversations_are_read_at_a_time() -> None:
 
     asyncio.run(everybody())
     assert (web.asked, web.most) == (20, 8)
+
+
+def test_who_waits_for_hosts_keeps_nobody_waiting_whose_pictures_are_there() -> None:
+    class Silent(SlowWeb):
+        async def fetch(self, url: str) -> Fetched:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    reader = MediaReader(cast(MediaFetcher, Silent()), {})
+
+    async def everybody() -> None:
+        part = {"type": "image_url", "image_url": {"url": "https://a.org/1"}}
+        waiting = [
+            asyncio.create_task(reader.read([{"role": "user", "content": [part]}], SENSES, None)) for _ in range(20)
+        ]
+        await asyncio.sleep(0.05)
+        await asyncio.wait_for(reader.read([{"role": "user", "content": [picture(3)]}], SENSES, None), 10)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(everybody())
+
+
+def test_who_leaves_makes_no_room_for_more_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being decoded cannot be stopped: it takes its memory until it is done."""
+    gate, lock = threading.Event(), threading.Lock()
+    running, most = 0, 0
+
+    def slow(*_: Any) -> Any:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        gate.wait(10)
+        with lock:
+            running -= 1
+        raise InvalidRequestError("It is over.")
+
+    monkeypatch.setattr(media_reading, "read_source", slow)
+    reader = MediaReader(cast(MediaFetcher, None), {})
+
+    async def leavers() -> None:
+        for shade in range(12):
+            task = asyncio.create_task(reader.read([{"role": "user", "content": [picture(shade)]}], SENSES, None))
+            await asyncio.sleep(0.03)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert (running, most) == (2, 2)
+        gate.set()
+
+    asyncio.run(leavers())
+
+
+def test_a_sound_that_tells_how_long_it_is_is_not_decoded_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros(16_000 * 60), 16_000, format="FLAC")
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(out.getvalue()).decode(), "format": "flac"}}
+    senses = Senses(audio=AudioSettings(mel_bins=16))
+    monkeypatch.setattr(audio, "_blocks", lambda _: pytest.fail("it was decoded"))
+    reader = MediaReader(cast(MediaFetcher, None), {})
+    for apart, param in ((False, "messages"), (True, "messages[0]")):
+        with pytest.raises(PromptTooLongError, match="maximum context length is 100 tokens") as raised:
+            asyncio.run(reader.read([{"role": "user", "content": [part]}], senses, 100, apart=apart))
+        assert raised.value.param == param
+    source = MediaSource((0, 0), "file", "audio", data=out.getvalue())
+    with pytest.raises(PromptTooLongError) as raised:
+        asyncio.run(reader.hear(source, senses, 100))
+    assert raised.value.param == "file"

@@ -187,12 +187,14 @@ def test_every_door_takes_what_can_be_read(node: Node, door: str) -> None:
             assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize("door", ["chat", "inline", "inline text", "responses", "messages"])
+@pytest.mark.parametrize("door", ["chat", "inline", "inline text", "responses", "messages", "embeddings"])
 def test_two_hundred_images_are_too_many(node: Node, door: str) -> None:
     data = image_file()
     if door == "inline text":  # one string, not a list of parts
         path, body = "/v1/chat/completions", {"messages": [{"role": "user", "content": ""}]}
         body["messages"][0]["content"] = f"<image>{plain(data)}</image>" * 200
+    elif door == "embeddings":
+        path, body = "/v1/embeddings", {"input": [{"image": plain(data)}] * 200}
     else:
         path, body, _ = image_doors(data, "image/png")[door]
         (message,) = body["input" if door == "responses" else "messages"]
@@ -204,7 +206,8 @@ def test_two_hundred_images_are_too_many(node: Node, door: str) -> None:
     if door != "messages":
         assert error["code"] == "too_many_media"
         where = "input[0]" if door == "responses" else "messages[0]"
-        assert error["param"].startswith(f"{where}.content" if door == "inline text" else f"{where}.content[32]")
+        field = {"inline text": "messages[0].content", "embeddings": "input[32]"}.get(door, f"{where}.content[32]")
+        assert error["param"].startswith(field)
     assert node.chat("what is it", max_tokens=1).status_code == 200, "it goes on"
 
 

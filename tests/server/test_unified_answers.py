@@ -18,7 +18,6 @@ from real_nodes import served
 from ostro import Client
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
-from ostro.server.routes.embeddings import MAX_MEDIA_BYTES
 from ostro.tokenizer import load_tokenizer
 from tiny_unified import write_unified_model
 
@@ -149,14 +148,3 @@ def test_what_cannot_be_embedded_is_named(node: Node) -> None:
         assert answer.status_code == 400, answer.text
         assert match in answer.json()["error"]["message"]
         assert answer.json()["error"]["param"] == param
-
-
-def test_small_files_of_large_images_do_not_fill_the_memory(node: Node) -> None:
-    """Each of them fits; a request may bring two thousand of them."""
-    out = io.BytesIO()
-    Image.new("RGB", (160, 160)).save(out, "PNG")
-    one = {"image": base64.b64encode(out.getvalue()).decode()}
-    answer = node.http.post("/v1/embeddings", json={"input": [one] * 1000})
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["code"] == "too_many_media"
-    assert answer.json()["error"]["param"] == f"input[{MAX_MEDIA_BYTES // (160 * 160 * 12)}]"

@@ -5,16 +5,17 @@ from __future__ import annotations
 from ostro.core.request import EngineRequest
 from ostro.link.messages import Provide, Withdraw
 
-# Bytes of inputs that running and waiting requests may hold together: a queue of requests whose images were small files
-# would fill the memory, here and in the engine process.
-MAX_HELD_BYTES = 2 * 1024 * 1024 * 1024
-
 
 class SharedMedia:
     """Counts the running requests that hold an input, so that it crosses once for all of them, such as the siblings of
-    `n` answers, and is let go of with the last."""
+    `n` answers, and is let go of with the last.
 
-    def __init__(self) -> None:
+    most: bytes of inputs that running and waiting requests may hold together: a queue of requests whose images were
+    small files would fill the memory, here and in the engine process.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._holders: dict[str, int] = {}
         self._held: dict[str, list[str]] = {}
         self._sizes: dict[str, int] = {}
@@ -22,7 +23,7 @@ class SharedMedia:
     def fits(self, request: EngineRequest) -> bool:
         """Whether its inputs may be held beside those that are. Where nothing is held, every request fits."""
         sizes = {media.digest: len(media.data) for media in request.media}
-        return not self._sizes or not sizes or sum((self._sizes | sizes).values()) <= MAX_HELD_BYTES
+        return not self._sizes or not sizes or sum((self._sizes | sizes).values()) <= self._most
 
     def take(self, request: EngineRequest) -> list[Provide]:
         """A request is about to be sent: what has to be sent before it."""

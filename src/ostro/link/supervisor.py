@@ -86,7 +86,7 @@ class EngineProcess:
         self._start_seconds: float | None = None
         self._child: Child | None = None
         self._streams: dict[str, TokenStream] = {}
-        self._media = SharedMedia()
+        self._media = SharedMedia(options.media_memory)
         self._idle = asyncio.Event()
         self._idle.set()
         self._settled = asyncio.Event()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_BYTES = 32 * 1024 * 1024
-# What an image takes once it is unpacked is decided by this, not by its bytes: 64 million pixels are 192 MB.
+# What an image takes once it is unpacked is decided by this, not by its bytes: 64 million pixels are 256 MB, and as
+# much again while one that lies on its side is turned.
 MAX_PIXELS = 64_000_000
+# JPEG's. A row is the least that is looked at.
+MAX_SIDE = 65_535
 _FORMATS = {
     "JPEG": ("image/jpeg", "image/jpg", "image/pjpeg"),
     "PNG": ("image/png", "image/x-png"),
@@ -34,6 +39,9 @@ _ANY = ("", "application/octet-stream", "binary/octet-stream", "image/*")
 # Of the pictures that CLIP was trained with, which Pixtral's encoder takes over (red, green, blue).
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Characters of a declared type that an error repeats.
+_SHOWN = 60
 
 Method = Literal["mistral", "transformers"]
 
@@ -86,8 +94,10 @@ def open_image(data: bytes, *, declared: str | None = None) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=tuple(_FORMATS))
             _check(image, declared)
             image.load()
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return upright
+            # A file without that tag is upright; one whose metadata cannot be read has none either.
+            with suppress(Exception):
+                ImageOps.exif_transpose(image, in_place=True)
+            return image
     except InvalidRequestError:
         raise
     except UnidentifiedImageError as error:
@@ -106,19 +116,25 @@ def open_image(data: bytes, *, declared: str | None = None) -> Image.Image:
 
 def _check(image: Image.Image, declared: str | None) -> None:
     """What can be told before an image is unpacked."""
-    kind = image.format or ""
+    # A phone's photo may hold a second picture, such as one of depths; the first is the photo.
+    several = image.format == "MPO"
+    kind = "JPEG" if several else image.format or ""
     named = (declared or "").partition(";")[0].strip().lower()
     if named not in _ANY and named not in _FORMATS.get(kind, ()):
         raise InvalidRequestError(
-            f"The image was declared as {declared!r} but is {kind}. Send it as {_FORMATS[kind][0]}."
+            f"The image was declared as {_shown(declared)} but is {kind}. Send it as {_FORMATS[kind][0]}."
         )
     width, height = image.size
     if width < 1 or height < 1:
         raise InvalidRequestError(f"The image has a size of {width} × {height} pixels.")
     if width * height > MAX_PIXELS:
         raise _too_large(f"{width} × {height} pixels", width * height)
+    if max(width, height) > MAX_SIDE:
+        raise InvalidRequestError(
+            f"The image has {width} × {height} pixels; {MAX_SIDE} a side are the most. Send it in parts."
+        )
     # Frames are not counted: a small file may hold a million.
-    if getattr(image, "is_animated", False):
+    if not several and getattr(image, "is_animated", False):
         raise InvalidRequestError("The image is an animation; send a still image.")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise InvalidRequestError(
@@ -134,7 +150,12 @@ def _too_large(what: str, pixels: int | None) -> InvalidRequestError:
 
 
 def _declared_as(declared: str | None) -> str:
-    return f", declared as {declared!r}" if declared else ""
+    return f", declared as {_shown(declared)}" if declared else ""
+
+
+def _shown(declared: str | None) -> str:
+    """No more of it than helps: a data URL may declare megabytes."""
+    return repr(declared if declared is None or len(declared) <= _SHOWN else f"{declared[:_SHOWN]}…")
 
 
 def _as_mistral(image: Image.Image, width: int, height: int) -> np.ndarray:
@@ -143,12 +164,16 @@ def _as_mistral(image: Image.Image, width: int, height: int) -> np.ndarray:
     import numpy as np
     from PIL import Image
 
-    if image.mode != "RGB":
-        layered = image.convert("RGBA")
-        background = Image.new("RGBA", layered.size, "WHITE")
-        background.paste(layered, (0, 0), layered)
-        image = background.convert("RGB")
-    resized_HWC = resize_cubic(np.asarray(image), width, height)
+    def rows(start: int, stop: int) -> np.ndarray:
+        band = image.crop((0, start, image.width, stop))
+        if band.mode != "RGB":
+            layered = band.convert("RGBA")
+            background = Image.new("RGBA", layered.size, "WHITE")
+            background.paste(layered, (0, 0), layered)
+            band = background.convert("RGB")
+        return np.asarray(band)
+
+    resized_HWC = _resize_cubic(rows, (image.height, image.width), (height, width))
     resized_HWC /= np.float32(255.0)
     resized_HWC -= np.asarray(MEAN, dtype=np.float32)
     resized_HWC /= np.asarray(STD, dtype=np.float32)
@@ -162,8 +187,14 @@ def _as_transformers(image: Image.Image, width: int, height: int) -> np.ndarray:
     from PIL import Image
 
     if "A" in image.getbands() or image.info.get("transparency") is not None:
-        layered = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layered.size, "WHITE"), layered)
+        opaque = Image.new("RGB", image.size)
+        # Some rows at a time: layers of all of them would be several times the image.
+        step = max(1, _BAND_PIXELS // image.width)
+        for top in range(0, image.height, step):
+            layered = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
+            white = Image.new("RGBA", layered.size, "WHITE")
+            opaque.paste(Image.alpha_composite(white, layered).convert("RGB"), (0, top))
+        image = opaque
     resized = image.convert("RGB").resize((width, height), resample=Image.Resampling.BICUBIC)
     scaled_CHW = np.asarray(resized).transpose(2, 0, 1) * np.float64(1 / 255)
     normalised = (scaled_CHW.astype(np.float32).transpose(1, 2, 0) - np.array(MEAN, np.float32)) / np.array(
@@ -172,28 +203,47 @@ def _as_transformers(image: Image.Image, width: int, height: int) -> np.ndarray:
     return normalised.transpose(2, 0, 1)
 
 
-# Rows that are resized at a time, so that memory is bounded by the image's own.
-_BLOCK = 256
+# Pixels of an image that are looked at at a time, so that memory is bounded by the image's own.
+_BAND_PIXELS = 1 << 21
 
 
 def resize_cubic(image_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
     """Cubic interpolation (Keys 1981, with a = -0.75) as OpenCV's INTER_CUBIC: 8-bit pixels -> float32
     [height, width, 3]. Pixels beyond the edge are those of the edge."""
+    size = image_HWC.shape[0], image_HWC.shape[1]
+    return _resize_cubic(lambda start, stop: image_HWC[start:stop], size, (height, width))
+
+
+def _resize_cubic(rows: Callable[[int, int], np.ndarray], size: tuple[int, int], wanted: tuple[int, int]) -> np.ndarray:
+    """`resize_cubic` of what `rows` gives from one row to before another, from the first on. size, wanted: height and
+    width."""
     import numpy as np
 
-    if image_HWC.shape[:2] == (height, width):
-        return image_HWC.astype(np.float32)
-    rows_O4, row_weights_O4 = _taps(image_HWC.shape[0], height)
-    columns_O4, column_weights_O4 = _taps(image_HWC.shape[1], width)
-    out = np.empty((height, width, image_HWC.shape[2]), dtype=np.float32)
-    for start in range(0, height, _BLOCK):
-        taps_O4, weights_O4 = rows_O4[start : start + _BLOCK], row_weights_O4[start : start + _BLOCK]
+    rows_O4, row_weights_O4 = _taps(size[0], wanted[0])
+    columns_O4, column_weights_O4 = _taps(size[1], wanted[1])
+    out = np.empty((*wanted, 3), dtype=np.float32)
+    start = 0
+    while start < wanted[0]:
+        # As many rows of what is made as a band of the image has room for, one at least.
+        first = rows_O4[start, 0]
+        stop = int(np.searchsorted(rows_O4[:, 3], first + max(4, _BAND_PIXELS // size[1])))
+        stop = min(max(stop, start + 1), wanted[0])
+        taps_O4, weights_O4 = rows_O4[start:stop], row_weights_O4[start:stop]
+        band_HWC = rows(int(first), int(taps_O4[-1, 3]) + 1)
+        if size == wanted:
+            out[start:stop] = band_HWC[start - first : stop - first]
+            start = stop
+            continue
         # Only rows that are looked at: of a large image those are few.
         needed, where = np.unique(taps_O4, return_inverse=True)
         where = where.reshape(taps_O4.shape)
-        source = image_HWC[needed].astype(np.float32)
-        across = sum(source[:, columns_O4[:, tap]] * column_weights_O4[None, :, tap, None] for tap in range(4))
-        out[start : start + _BLOCK] = sum(across[where[:, tap]] * weights_O4[:, tap, None, None] for tap in range(4))
+        band_HWC = band_HWC[needed - first]
+        across = sum(
+            band_HWC[:, columns_O4[:, tap]].astype(np.float32) * column_weights_O4[None, :, tap, None]
+            for tap in range(4)
+        )
+        out[start:stop] = sum(across[where[:, tap]] * weights_O4[:, tap, None, None] for tap in range(4))
+        start = stop
     return out
 
 

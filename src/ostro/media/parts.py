@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ostro.core.errors import InvalidRequestError
+from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.media import MediaInput
 from ostro.media.audio import Sound, read_audio, read_sound
 from ostro.media.image import read_image
@@ -46,6 +46,8 @@ _INLINE = re.compile(
 # Less than this is no image or sound.
 _MIN_BASE64 = 32
 _PIECE_CHARACTERS = 1 << 16
+# How files of images and sounds begin, beside those in RIFF: PNG, JPEG, GIF; FLAC, Ogg, MP3.
+_BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
 
 Place = tuple[int, int]
 
@@ -97,19 +99,22 @@ def find_sources(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[
             if isinstance(kind, str) and kind in KINDS:
                 field, inline = (f"[{number}]", False) if origins is None else origins[number]
                 where = f"messages[{index}].content{field}"
-                _require_sense(where, kind, senses)
+                _require_sense(where, kind, senses, inline=inline)
                 sources.append(_source(where, (index, number), kind, part, inline=inline))
                 if len(sources) > MAX_MEDIA:
                     raise InvalidRequestError(
-                        f"The messages hold more than {MAX_MEDIA} images and sounds, which is the limit. Send fewer.",
+                        f"The request has more than {MAX_MEDIA} images and sounds, which is the limit. Send fewer.",
                         param=where,
                         code="too_many_media",
                     )
     return sources
 
 
-def read_source(source: MediaSource, data: bytes, declared: str | None, senses: Senses) -> MediaInput:
-    """A source's bytes as the model's encoder takes them. Raises InvalidRequestError naming the field."""
+def read_source(
+    source: MediaSource, data: bytes, declared: str | None, senses: Senses, room: int | None = None
+) -> MediaInput:
+    """A source's bytes as the model's encoder takes them. room: most tokens of it, where that can be told before it is
+    read. Raises InvalidRequestError naming the field, PromptTooLongError."""
     with _named(source):
         if source.modality == "series":
             assert senses.series is not None
@@ -118,14 +123,16 @@ def read_source(source: MediaSource, data: bytes, declared: str | None, senses: 
             assert senses.image is not None
             return read_image(data, senses.image, declared=declared)
         assert senses.audio is not None
-        return read_audio(data, senses.audio, declared=declared)
+        return read_audio(data, senses.audio, declared=declared, room=room)
 
 
-def hear_source(source: MediaSource, data: bytes, declared: str | None, senses: Senses) -> Sound:
+def hear_source(
+    source: MediaSource, data: bytes, declared: str | None, senses: Senses, room: int | None = None
+) -> Sound:
     """`read_source` for a sound whose length matters."""
     assert senses.audio is not None
     with _named(source):
-        return read_sound(data, senses.audio, declared=declared)
+        return read_sound(data, senses.audio, declared=declared, room=room)
 
 
 @contextmanager
@@ -133,6 +140,9 @@ def _named(source: MediaSource) -> Iterator[None]:
     """What is wrong with a source, told with the field that it came from."""
     try:
         yield
+    except PromptTooLongError as error:
+        error.param = source.where  # Its message is known to clients as it is.
+        raise
     except InvalidRequestError as error:
         error.message = f"{source.where}: {error.message}"
         error.args = (error.message,)
@@ -189,14 +199,15 @@ def _unescaped(text: str) -> bytes:
     return bytes(done)
 
 
-def _require_sense(where: str, kind: str, senses: Senses) -> None:
+def _require_sense(where: str, kind: str, senses: Senses, *, inline: bool) -> None:
     modality = KINDS[kind]
     if modality not in senses.names:
         *others, last = ["text", *(_PLURALS[name] for name in senses.names)]
         known = f"{', '.join(others)} and {last}" if others else last
+        what = f"holds media inline, within <{modality}>" if inline else f"is of type '{kind}' ({modality})"
         raise InvalidRequestError(
-            f"{where} is of type '{kind}' ({modality}), but this model takes {known if senses else 'text only'}.",
-            param=f"{where}.type",
+            f"{where} {what}, but this model takes {known if senses else 'text only'}.",
+            param=where if inline else f"{where}.type",
             code="unsupported_content",
         )
 
@@ -228,7 +239,7 @@ def _source(where: str, place: Place, kind: str, part: Mapping[str, Any], *, inl
 
 def _split_message(message: Mapping[str, Any], senses: Senses) -> dict[str, Any]:
     content = message.get("content")
-    if message.get("role") != "user" or not senses:
+    if message.get("role") != "user":
         return dict(message)
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
@@ -250,6 +261,17 @@ def _split_message(message: Mapping[str, Any], senses: Senses) -> dict[str, Any]
     return done
 
 
+def _begins_as_media(value: str) -> bool:
+    """Whether it is a data URL, or base64 of a file of a known format."""
+    if value[:5] == "data:":
+        return True
+    head = "".join(value[:64].split())
+    if not re.fullmatch(r"[A-Za-z0-9+/=]+", head):
+        return False
+    data = base64.b64decode(head[: len(head) // 4 * 4])
+    return data.startswith(_BEGINNINGS) or (data[:4] == b"RIFF" and data[8:12] in (b"WEBP", b"WAVE"))
+
+
 def _split_text(text: str, senses: Senses) -> list[dict[str, Any]]:
     """The parts of a text that holds media; none of one without."""
     parts: list[dict[str, Any]] = []
@@ -257,7 +279,10 @@ def _split_text(text: str, senses: Senses) -> list[dict[str, Any]]:
     for found in _INLINE.finditer(text):
         kind, value = found.groups()
         short = ":" not in value and len(value) < _MIN_BASE64
-        if short or (senses.image if kind == "image" else senses.audio) is None:
+        missing = (senses.image if kind == "image" else senses.audio) is None
+        # What a model does not sense is a text to it, such as an address in a feed, unless it can be nothing else: then
+        # it is found, and refused.
+        if short or (missing and not _begins_as_media(value)):
             continue
         if before := text[at : found.start()].strip():
             parts.append({"type": "text", "text": before})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.media import MediaInput
@@ -25,6 +27,9 @@ MAX_FETCHED_BYTES = 128 * 1024 * 1024
 MAX_READ_BYTES = 512 * 1024 * 1024
 _CONVERSATIONS = 8
 
+Result = TypeVar("Result")
+Given = TypeVarTuple("Given")
+
 
 class MediaTooLargeError(InvalidRequestError):
     """An image or a sound of more bytes than the server takes."""
@@ -39,13 +44,22 @@ class MediaReader:
     def __init__(self, fetcher: MediaFetcher, limits: Mapping[str, int]) -> None:
         self._fetcher = fetcher
         self._limits = limits
-        self._decoding = asyncio.Semaphore(_AT_A_TIME)
+        # Threads of their own: one whose client has left goes on to its end, and no other begins meanwhile.
+        self._decoding = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="decode")
         self._reading = asyncio.Semaphore(_CONVERSATIONS)
+        # Beside it, so that slow hosts keep nobody waiting whose images are there; what was fetched is held meanwhile.
+        self._fetching = asyncio.Semaphore(_CONVERSATIONS)
 
     async def read(
-        self, messages: Sequence[Mapping[str, Any]], senses: Senses, room: int | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        senses: Senses,
+        room: int | None = None,
+        *,
+        apart: bool = False,
     ) -> list[dict[str, Any]]:
-        """Messages as a tokenizer takes them. room: tokens that the model's context has, where that is known.
+        """Messages as a tokenizer takes them. room: tokens that the model's context has, where that is known. apart:
+        each message is a prompt by itself, with the context to itself.
 
         Raises InvalidRequestError naming the field, PromptTooLongError as soon as what was read does not fit: a small
         file may hold half an hour of silence, of which the features are a hundred megabytes.
@@ -55,48 +69,54 @@ class MediaReader:
         split, sources = await asyncio.to_thread(_find, messages, senses)
         if not sources:
             return split
-        async with self._reading:
-            return put_back(split, await self._all(sources, senses, room))
+        async with AsyncExitStack() as turns:
+            if any(source.data is None for source in sources):
+                await turns.enter_async_context(self._fetching)
+                sources = await self._fetched(sources)
+            async with self._reading:
+                return put_back(split, await self._all(sources, senses, room, apart=apart))
 
     async def _all(
-        self, sources: Sequence[MediaSource], senses: Senses, room: int | None
+        self, sources: Sequence[MediaSource], senses: Senses, room: int | None, *, apart: bool
     ) -> dict[tuple[int, int], MediaInput]:
-        sources = await self._fetched(sources)
         # Equal media are read once, however often a conversation shows them.
         read: dict[tuple[bytes | None, str | None, str | None, str], MediaInput] = {}
         found: dict[tuple[int, int], MediaInput] = {}
         tokens = taken = 0
         for source in sources:
             key = (source.data, source.url, source.declared, source.modality)
-            if key not in read:
-                read[key] = await self._read(source, senses)
-                taken += len(read[key].data)
-                if taken > MAX_READ_BYTES:
-                    raise InvalidRequestError(
-                        f"The images and sounds up to {source.where} take more than {MAX_READ_BYTES} bytes once they "
-                        "are read. Send fewer, or shorter ones.",
-                        param=source.where,
-                        code="too_many_media",
-                    )
+            try:
+                if key not in read:
+                    data, declared = await self._bytes_of(source)
+                    read[key] = await self._decoded(read_source, source, data, declared, senses, room)
+                    taken += len(read[key].data)
+                tokens = read[key].tokens + (0 if apart else tokens)
+                if room is not None and tokens > room:
+                    raise PromptTooLongError(tokens, None, room, at_least=True)
+            except PromptTooLongError as error:
+                error.param = f"messages[{source.place[0]}]" if apart else "messages"
+                raise
+            if taken > MAX_READ_BYTES:
+                raise InvalidRequestError(
+                    f"The images and sounds up to {source.where} take more than {MAX_READ_BYTES} bytes once they "
+                    "are read. Send fewer, or shorter ones.",
+                    param=source.where,
+                    code="too_many_media",
+                )
             found[source.place] = read[key]
-            tokens += read[key].tokens
-            if room is not None and tokens > room:
-                raise PromptTooLongError(tokens, None, room, at_least=True)
         return found
 
-    async def hear(self, source: MediaSource, senses: Senses) -> Sound:
-        """A sound that is no part of a message. Raises InvalidRequestError naming its field."""
+    async def hear(self, source: MediaSource, senses: Senses, room: int | None = None) -> Sound:
+        """A sound that is no part of a message. Raises InvalidRequestError naming its field, PromptTooLongError."""
         data, declared = await self._bytes_of(source)
-        async with self._decoding:
-            return await asyncio.to_thread(hear_source, source, data, source.declared or declared, senses)
+        return await self._decoded(hear_source, source, data, source.declared or declared, senses, room)
 
     async def close(self) -> None:
+        self._decoding.shutdown(wait=False, cancel_futures=True)
         await self._fetcher.close()
 
-    async def _read(self, source: MediaSource, senses: Senses) -> MediaInput:
-        data, declared = await self._bytes_of(source)
-        async with self._decoding:
-            return await asyncio.to_thread(read_source, source, data, declared, senses)
+    async def _decoded(self, work: Callable[[*Given], Result], *given: *Given) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, work, *given)
 
     async def _fetched(self, sources: Sequence[MediaSource]) -> list[MediaSource]:
         """Addresses replaced by what is there, each fetched once, a few side by side; the first failure ends the

@@ -16,6 +16,7 @@ from ostro.core.request import LabelScore
 from ostro.core.sampling import SamplingParams
 from ostro.media.parts import KINDS
 from ostro.web.bounded import Many
+from ostro.web.detail import asks_for_detail
 from ostro.web.tools import MAX_TOOLS, ToolChoice, tool_policy
 from ostro.web.wire import GenerationRequest, UsageInfo
 
@@ -114,6 +115,10 @@ class ChatRequest(GenerationRequest):
         "web_search_options": (),
         "guardrails": ([],),
     }
+
+    def ignored(self) -> list[str]:
+        """Known fields that change nothing."""
+        return ["image_url.detail"] if any(asks_for_detail(one.content) for one in self.messages) else []
 
     def plain_messages(self) -> list[dict[str, Any]]:
         return [message.plain(index) for index, message in enumerate(self.messages)]

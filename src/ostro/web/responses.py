@@ -11,6 +11,7 @@ from ostro.core.constraints import ResponseFormat, ToolPolicy
 from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import MAX_LOGPROBS, SamplingParams
 from ostro.web.bounded import Many, at_most
+from ostro.web.detail import asks_for_detail
 from ostro.web.response_input import Choice, Input, ReasoningConfig, ResponseTool, TextConfig, read_policy
 from ostro.web.tools import MAX_TOOLS
 from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, WireRequest, top_k_of
@@ -154,6 +155,8 @@ class ResponsesRequest(WireRequest):
         named = {
             "text.verbosity": self.text is not None and self.text.verbosity is not None,
             "reasoning.summary": self.reasoning is not None and self.reasoning.summary is not None,
+            "input_image.detail": not isinstance(self.input, str)
+            and any(asks_for_detail(item.content) for item in self.input or ()),
         }
         return [name for name, given in named.items() if given]
 

@@ -62,7 +62,8 @@ async def _answer(
     kind: type[TranscriptionShape],
 ) -> Response:
     model = await context.models.use(request, body.model)
-    sound = await while_connected(request, context.media.hear(source, model.senses))
+    room = model.ready_card().context
+    sound = await while_connected(request, context.media.hear(source, model.senses, room))
     shape = kind(new_id("transcription"), model, body, sound)
     generation = submit(
         context,

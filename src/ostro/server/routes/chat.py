@@ -28,7 +28,7 @@ async def chat_completions(request: Request, context: Annotated[ServerContext, D
     body = await read_json(request, ChatRequest)
     body.refuse_unsupported()
     spec = _spec(body)
-    ignored = spec.ignored(context.models.find(body.model))
+    ignored = [*spec.ignored(context.models.find(body.model)), *body.ignored()]
     work = _answer(request, context, body, spec, ignored)
     return await patient(context, work, streamed=body.stream, headers=body.ignored_header(*ignored))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -24,8 +25,8 @@ from ostro.web.embeddings import EmbeddingItem, EmbeddingList, EmbeddingRequest,
 from ostro.web.openapi import gives, takes
 from ostro.web.wire import UsageInfo
 
-# What images and sounds of one request may take once they are read: a small file may hold a large image.
-MAX_MEDIA_BYTES = 256 * 1024 * 1024
+# How readers of conversations name where an input is.
+_PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[0\])?")
 
 router = APIRouter(tags=["embeddings"])
 
@@ -67,49 +68,42 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
 
 
 async def _encode_all(context: ServerContext, model: ServedModel, inputs: Sequence[tuple[str, Input]]) -> list[Prompt]:
-    """Raises InvalidRequestError naming an input."""
+    """Each input as the engine takes it. Raises InvalidRequestError naming an input that the model cannot take."""
+    sensed = await _sense(context, model, {field: given for field, given in inputs if isinstance(given, dict)})
     prompts = []
-    taken = 0
-    for one in inputs:
-        prompts.append(await _encode(context, model, *one))
-        taken += sum(len(media.data) for media in prompts[-1].media)
-        if taken > MAX_MEDIA_BYTES:
-            raise InvalidRequestError(
-                f"The images and sounds up to {one[0]} take more than {MAX_MEDIA_BYTES} bytes once they are read. "
-                "Send them in several requests.",
-                param=one[0],
-                code="too_many_media",
-            )
+    for field, given in inputs:
+        if isinstance(given, dict):
+            prompts.append(sensed[field])
+        else:
+            token_ids = await model.encode(given, param=field) if isinstance(given, str) else given
+            if not 0 <= min(token_ids) <= max(token_ids) <= MAX_COUNT:
+                raise InvalidRequestError(f"{field} holds a number that is no token id.", param=field)
+            prompts.append(Prompt(field, token_ids))
+        _check_length(model, field, prompts[-1].token_ids)
         await asyncio.sleep(0)  # thousands of short texts take long together
     return prompts
 
 
-async def _encode(context: ServerContext, model: ServedModel, field: str, given: Input) -> Prompt:
-    """One input as the engine takes it. Raises InvalidRequestError naming it where the model cannot take it."""
-    if isinstance(given, dict):
-        return await _sense(context, model, field, given)
-    token_ids = await model.encode(given, param=field) if isinstance(given, str) else given
-    if not 0 <= min(token_ids) <= max(token_ids) <= MAX_COUNT:
-        raise InvalidRequestError(f"{field} holds a number that is no token id.", param=field)
-    _check_length(model, field, token_ids)
-    return Prompt(field, token_ids)
-
-
-async def _sense(context: ServerContext, model: ServedModel, field: str, part: dict[str, Any]) -> Prompt:
-    """An image or a sound by itself."""
+async def _sense(context: ServerContext, model: ServedModel, parts: dict[str, dict[str, Any]]) -> dict[str, Prompt]:
+    """By field, images and sounds, each a prompt by itself. They are read as those of one conversation are, so that the
+    limits of a request are those of all its inputs together."""
+    if not parts:
+        return {}
+    fields = list(parts)
+    messages = [{"role": "user", "content": [part]} for part in parts.values()]
     try:
-        room = model.ready_card().context
-        (message,) = await context.media.read([{"role": "user", "content": [part]}], model.senses, room)
-        prompt = model.text_tokenizer(field).encode_media(message["content"][0]["media"])
+        read = await context.media.read(messages, model.senses, model.ready_card().context, apart=True)
     except InvalidRequestError as error:
-        error.message = error.message.replace("messages[0].content[0]", field)
+        error.message = _PLACE.sub(lambda found: fields[int(found[1])], error.message)
         error.args = (error.message,)
-        # What is too long for the context is told of all messages, of which there is one.
-        where, _, within = (error.param or "").partition("messages[0].content[0]")
-        error.param = field if where else f"{field}{within}"
+        error.param = _PLACE.sub(lambda found: fields[int(found[1])], error.param or "input")
         raise
-    _check_length(model, field, prompt.token_ids)
-    return Prompt(field, prompt.token_ids, prompt.spans, prompt.media)
+    tokenizer = model.text_tokenizer(fields[0])
+    prompts = {}
+    for field, message in zip(fields, read, strict=True):
+        prompt = tokenizer.encode_media(message["content"][0]["media"])
+        prompts[field] = Prompt(field, prompt.token_ids, prompt.spans, prompt.media)
+    return prompts
 
 
 def _check_length(model: ServedModel, field: str, token_ids: Sequence[int]) -> None:
