@@ -88,7 +88,9 @@ class Results(msgspec.Struct, omit_defaults=True):
 
 
 def kept_results(file: Path, recipe: FamilyRecipe) -> Results:
-    digest = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
+    """Raises SystemExit where they were measured of something else."""
+    measured = {"examples": EXAMPLES, "rounds": ROUNDS, "steps without": NO_CONTRAST_STEPS}
+    digest = hashlib.sha256(msgspec.json.encode([recipe, measured])).hexdigest()
     if not file.is_file():
         return Results(digest, machine())
     found = msgspec.json.decode(file.read_bytes(), type=Results)
@@ -99,7 +101,9 @@ def kept_results(file: Path, recipe: FamilyRecipe) -> Results:
 
 def keep(results: Results, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    unfinished = file.with_suffix(".part")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    unfinished.replace(file)  # a run that is broken off here loses no hours
 
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
@@ -146,14 +150,23 @@ def per_request(recipe: FamilyRecipe, names: Sequence[str], seed: int, data: Pat
 def row(name: str, results: Results) -> str:
     """Means over seeds, and from the least to the most."""
     runs = [results.runs[seed][name] for seed in sorted(results.runs) if name in results.runs[seed]]
-    times = [found[name] for found in results.milliseconds.values() if name in found]
+    times = [found for found in results.milliseconds.values() if name in found]
     cells = [name, str(len(runs))]
     for figure in SHOWN:
-        values = [100 * run[figure] for run in runs]
-        cells.append(f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})")
+        cells.append(spread([100 * run[figure] for run in runs]))
     cells.append(f"{runs[0]['parameters'] / 1e6:.2f} M")
-    cells += [f"{statistics.mean(one[index] for one in times):.1f}" if times else "" for index in (0, 1)]
+    cells.append(spread([run["minutes"] for run in runs]))
+    for index in (0, 1):
+        milliseconds = [found[name][index] for found in times]
+        # Beside those of the same seed, in turns with which they were measured: seeds may be of different hours.
+        shares = [100 * found[name][index] / found[WHOLE][index] for found in times if WHOLE in found]
+        both = f"{statistics.mean(milliseconds):.1f}; {spread(shares)}%" if shares else ""
+        cells.append(both)
     return "| " + " | ".join(cells) + " |"
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
 
 
 def main() -> None:
@@ -190,8 +203,8 @@ def main() -> None:
             results.milliseconds[seed] = per_request(recipe, names, seed, args.data, args.out)
             keep(results, args.results)
     if not args.json:
-        print("| part | seeds | " + " | ".join([*SHOWN, "parameters", "ms a question", "ms a photo"]) + " |")
-        print("| --- " * (len(SHOWN) + 5) + "|")
+        print("| part | seeds | " + " | ".join([*SHOWN, "parameters", "minutes", "ms a question", "ms a photo"]) + " |")
+        print("| --- " * (len(SHOWN) + 6) + "|")
         for name in args.parts:
             print(row(name, results))
     print(json.dumps({"benchmark": "ablation", **msgspec.to_builtins(results)}))

@@ -1,32 +1,43 @@
-"""Streams while somebody sends a large image: time between their tokens meanwhile, against without it.
+"""Streams over HTTP while somebody sends a large image: time between their chunks meanwhile, against without it.
 
-An encoder as Pixtral's in front of the shape's decoder, random weights; an image of 1024 x 1024 pixels is 4,096 patches
-and 1,024 tokens. The figure is the median gap between tokens of a running stream, in milliseconds.
+A server process with an encoder as Pixtral's in front of the shape's decoder, random weights; an image of 1024 x 1024
+pixels is 4,096 patches and 1,024 tokens. The figure is the median gap between chunks of a running stream, in
+milliseconds, as a client sees it that shares the machine; an image's own time is from sending it to its first token.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import dataclasses
+import io
 import itertools
+import json
+import re
+import shutil
+import signal
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
-from benchmarks.report import arguments, report, timed
+from benchmarks.report import arguments, cache_folder, report, timed
 from benchmarks.shapes import SHAPES
-from ostro.core.media import MediaInput, Prompt
-from ostro.core.options import EngineOptions
-from ostro.core.request import EngineRequest
-from ostro.core.sampling import SamplingParams
-from ostro.engine.engine import Engine
+from ostro.core.paths import embedded_models
 from ostro.models.layers.decoder import Decoder
 from ostro.models.layers.encoder import finished
 from ostro.models.mistral.config import parse
 from ostro.models.pixtral.config import PixtralConfig
+from ostro.weights.loader import load_model
+from ostro.weights.writer import save_checkpoint
 
 STREAMS = 4
-ALONE = 40  # steps of the streams by themselves, before and behind the image
+ALONE_S = 3.0  # of the streams by themselves, before and behind the image
 PATCH, MERGE, SIDE = 16, 2, 1024
 ENCODER = PixtralConfig(
     hidden_size=512,
@@ -40,76 +51,105 @@ ENCODER = PixtralConfig(
 )
 
 
-def make_engine(shape: str) -> Engine:
+def make_folder(shape: str, folder: Path) -> Path:
+    """A checkpoint that sees, with a tokenizer that has the images' tokens."""
+    if (folder / "tekken.json").is_file():
+        return folder
     torch.manual_seed(0)
-    config = dataclasses.replace(parse(SHAPES[shape]), encoders=(ENCODER,), tie_word_embeddings=True)
+    config = dataclasses.replace(parse(SHAPES[shape]), encoders=(ENCODER,))
     model = Decoder(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
-    return Engine(model.eval(), EngineOptions(model=shape, prefix_caching=False, max_batch_tokens=1024))
+    save_checkpoint(model, folder, dtype=torch.float32)
+    tekken = json.loads((embedded_models()["ostro-nano"] / "tekken.json").read_text(encoding="utf-8"))
+    tekken["image"] = {"image_patch_size": PATCH, "max_image_size": SIDE, "spatial_merge_size": MERGE}
+    (folder / "tekken.json").write_text(json.dumps(tekken), encoding="utf-8")
+    return folder
 
 
-def image(seed: int, side: int = SIDE) -> MediaInput:
-    pixels = torch.randn(3, side, side, generator=torch.Generator().manual_seed(seed))
-    count = side // (PATCH * MERGE)
-    return MediaInput.of("image", pixels.numpy(), (count, count))
+def serve(folder: Path) -> tuple[subprocess.Popen[str], int]:
+    command = [sys.executable, "-m", "ostro", "serve", str(folder), "--port", "0", "--device", "cpu"]
+    server = subprocess.Popen([*command, "--max-num-seqs", str(STREAMS + 1)], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    for line in server.stdout:
+        if found := re.search(r"ready: http://\S+:(\d+)", line):
+            return server, int(found[1])
+    raise RuntimeError("the server ended before it was ready")
 
 
-def request(name: str, prompt: Prompt, new: int) -> EngineRequest:
-    params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)
-    return EngineRequest(
-        request_id=name,
-        prompt_token_ids=prompt.token_ids,
-        spans=prompt.spans,
-        media=prompt.media,
-        params=params,
-        seed=0,
-    )
+def picture(seed: int, side: int = SIDE) -> bytes:
+    out = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(out, "PNG", compress_level=1)
+    return out.getvalue()
 
 
-def seeing(name: str, seed: int) -> EngineRequest:
-    one = image(seed)
-    ids = [5] * 8 + [10] * one.tokens + [6] * 8
-    return request(name, Prompt.placing(ids, [one], {"image": 10}), 1)
+async def post(port: int, path: str, body: dict[str, object]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    data = json.dumps({"temperature": 0, "ignore_eos": True, "stream": True, **body}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    await writer.drain()
+    return reader, writer
 
 
-def first_token_alone(engine: Engine, seed: int) -> float:
-    engine.add(seeing("alone", seed))
-    return timed(lambda: list(itertools.takewhile(lambda _: engine.has_work, iter(engine.step, None))))
+async def watch(port: int, index: int, chunks: list[float]) -> None:
+    """Times of a stream's chunks, until it is cancelled."""
+    reader, writer = await post(port, "/v1/completions", {"prompt": [70 + index] * 32, "max_tokens": 6000})
+    try:
+        while piece := await reader.read(65_536):
+            if b"data: {" in piece:
+                chunks.append(time.perf_counter())
+        raise RuntimeError("a stream ended before it was to")
+    finally:
+        writer.close()
 
 
-def round_of(engine: Engine, seed: int) -> tuple[list[float], list[float], float]:
+async def see(port: int, seed: int) -> tuple[float, float]:
+    """When an image was sent, and when its answer began."""
+    url = f"data:image/png;base64,{base64.b64encode(picture(seed)).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it"}]
+    sent = time.perf_counter()
+    body: dict[str, object] = {"messages": [{"role": "user", "content": content}], "max_tokens": 1}
+    reader, writer = await post(port, "/v1/chat/completions", body)
+    received = b""
+    while b'"finish_reason":"length"' not in received:
+        piece = await reader.read(65_536)
+        assert piece, received
+        received += piece
+    writer.close()
+    return sent, time.perf_counter()
+
+
+async def round_of(port: int, seed: int) -> tuple[list[float], list[float], float]:
     """Gaps of the streams without and with the image, and seconds to the image's first token."""
-    for index in range(STREAMS):
-        engine.add(request(f"stream {index}", Prompt([7 + index] * 32), 4000))
+    chunks: list[list[float]] = [[] for _ in range(STREAMS)]
+    streams = [asyncio.create_task(watch(port, index, times)) for index, times in enumerate(chunks)]
+    while not all(len(times) > 5 for times in chunks):
+        await asyncio.sleep(0.01)
+    begun = time.perf_counter()
+    await asyncio.sleep(ALONE_S)
+    sent, answered = await see(port, seed)
+    await asyncio.sleep(ALONE_S)
+    for task in streams:
+        task.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
     plain: list[float] = []
-    for _ in range(ALONE):
-        plain.append(timed(engine.step))
-    plain = plain[5:]
-    engine.add(seeing("image", seed))
-    started = last = time.perf_counter()
     beside: list[float] = []
-    while True:
-        events = engine.step()
-        now = time.perf_counter()
-        assert sum(event.request_id.startswith("stream") for event in events) == STREAMS, "no stream stands still"
-        beside.append(now - last)
-        last = now
-        if any(event.request_id == "image" for event in events):
-            break
-    waited = last - started
-    plain += [timed(engine.step) for _ in range(ALONE)]
-    for index in range(STREAMS):
-        engine.abort(f"stream {index}")
-    return plain, beside, waited
+    for times in chunks:
+        assert times[-1] > answered, "no stream ends meanwhile"
+        for first, second in itertools.pairwise(times):
+            if first >= begun:
+                (beside if first < answered and second > sent else plain).append(second - first)
+    return plain, beside, answered - sent
 
 
-def batching(engine: Engine) -> float:
+def batching(folder: Path) -> float:
     """How much faster 16 small images are encoded together than one by one."""
-    encoder = engine.runner.model.encoder("image")
+    encoder = load_model(folder).encoder("image")
     assert encoder is not None
-    small = [torch.tensor(image(index, 64).array()) for index in range(16)]
+    small = [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(index)) for index in range(16)]
     with torch.inference_mode():
         together = lambda: finished(encoder.encode(small))  # noqa: E731
         apart = lambda: [finished(encoder.encode([one])) for one in small]  # noqa: E731
@@ -119,18 +159,28 @@ def batching(engine: Engine) -> float:
 
 def main() -> None:
     args = arguments(__doc__)
-    engine = make_engine(args.shape)
-    first_token_alone(engine, 1000)
+    folder = cache_folder(args).with_name(f"{args.shape}-seeing")
+    make_folder(args.shape, folder)
     plain: list[float] = []
     beside: list[float] = []
     waits: list[float] = []
     alone: list[float] = []
-    for seed in range(args.rounds):
-        alone.append(first_token_alone(engine, 2000 + seed))
-        before, during, waited = round_of(engine, seed)
-        plain += before
-        beside += during
-        waits.append(waited)
+    server, port = serve(folder)
+    try:
+        asyncio.run(see(port, 1000))
+        for seed in range(args.rounds):
+            sent, answered = asyncio.run(see(port, 2000 + seed))
+            alone.append(answered - sent)
+            before, during, waited = asyncio.run(round_of(port, seed))
+            plain += before
+            beside += during
+            waits.append(waited)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    together = batching(folder)
+    if args.cache is None:
+        shutil.rmtree(folder)
     report(
         args,
         "image_beside_streams",
@@ -138,11 +188,11 @@ def main() -> None:
         1000 * statistics.median(beside),
         1000 * statistics.median(plain),
         lower=True,
-        worst_of_20=round(statistics.quantiles(beside, n=20)[-1] / statistics.median(plain), 2),
+        p95=round(statistics.quantiles(beside, n=20)[-1] / statistics.median(plain), 2),
         longest=round(max(beside) / statistics.median(plain), 2),
         image_alone_s=round(statistics.median(alone), 2),
         image_beside_s=round(statistics.median(waits), 2),
-        encoded_together=round(batching(engine), 2),
+        encoded_together=round(together, 2),
         peer_name="the same streams without the image",
     )
 
