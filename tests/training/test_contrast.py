@@ -47,6 +47,14 @@ def test_it_is_what_a_loop_computes(groups: list[str], seed: int, temperature: f
     assert loss(first * 7, second * 0.1, groups).item() == pytest.approx(loss(first, second, groups).item(), rel=1e-4)
 
 
+def test_it_is_of_32_bits_where_products_are_of_16() -> None:
+    first, second = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(1)).unbind()
+    loss = ContrastiveLoss()
+    exact = loss(first, second).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss(first, second).item() == exact
+
+
 def test_known_values() -> None:
     loss = ContrastiveLoss(temperature=0.1)
     eye = torch.eye(4)

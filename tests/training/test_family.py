@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from sense_data import write_digits, write_photos
 
+from ostro.cli.cards import filled_card
 from ostro.core.errors import ConfigError, TrainingError
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
@@ -25,8 +26,8 @@ from ostro.models.ostro.model import UnifiedDecoder
 from ostro.models.ostro.stems import StemConfig
 from ostro.training import gate_texts
 from ostro.training.checkpoint import under
-from ostro.training.family import initialise_unified, run_family
-from ostro.training.family_recipe import FamilyRecipe
+from ostro.training.family import edge_of, initialise_unified, run_family
+from ostro.training.family_recipe import EdgeRecipe, FamilyRecipe
 from ostro.training.loop import Trainer, optimisers
 from ostro.training.pairs import SignalPairs
 from ostro.training.prepared import prepare
@@ -268,11 +269,9 @@ def test_a_card_that_is_not_there_is_told_before_anything_is_trained(data: Path,
 
 
 def test_a_place_for_no_figure_is_named() -> None:
-    from ostro.cli.train_family import _filled
-
-    assert _filled("{photo:.0%}", {"photo": 0.5}) == "50%"
+    assert filled_card("{photo:.0%}", {"photo": 0.5}) == "50%"
     with pytest.raises(ConfigError, match=r"'foto', which is none of the figures in figures\.json: photo"):
-        _filled("{foto:.0%}", {"photo": 0.5})
+        filled_card("{foto:.0%}", {"photo": 0.5})
 
 
 def test_who_answers_as_its_teacher_has_nothing_to_learn(
@@ -300,6 +299,24 @@ def test_who_answers_as_its_teacher_has_nothing_to_learn(
         return float(sum(p.grad.norm() for p in student.parameters() if p.grad is not None))
 
     assert gradient(0.0) < 1e-3 < 0.01 < gradient(0.1)
+
+
+def test_a_teacher_whose_gate_was_fitted_anew_teaches_the_same(
+    trained: tuple[Path, list[tuple[str, int]]], data: Path, tmp_path: Path
+) -> None:
+    """It is fitted whenever a run goes on; what was learnt from it would be refused then."""
+    edge = msgspec.convert(EDGE, EdgeRecipe)
+    family = prepare(recipe(edge=EDGE), data, tmp_path)
+
+    def fingerprint(change: str) -> str:
+        teacher = load_model(trained[0] / "model", dtype=torch.float32)
+        assert isinstance(teacher, UnifiedDecoder)
+        if change:
+            teacher.get_parameter(change).add_(1.0)
+        return edge_of(family, edge, teacher).fingerprint
+
+    assert fingerprint("gate.score.weight") == fingerprint("")
+    assert fingerprint("label_head.weight") != fingerprint("")
 
 
 def test_an_encoder_comes_nearer_to_its_teacher(tmp_path: Path) -> None:

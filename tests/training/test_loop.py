@@ -15,9 +15,9 @@ from ostro.models.layers.context import DenseContext
 from ostro.models.layers.decoder import Decoder
 from ostro.training.batches import Batches, pack
 from ostro.training.conversations import Row
-from ostro.training.loop import Trainer, initialise, learning_rate
+from ostro.training.loop import Groups, Trainer, initialise, learning_rate, optimisers
 from ostro.training.objective import next_token_loss
-from ostro.training.recipe import Recipe
+from ostro.training.recipe import OptimiserRecipe, Recipe
 from ostro.training.run import Prepared, next_tokens, prepare, run_recipe
 
 
@@ -179,3 +179,15 @@ def test_learning_rate_warms_up_and_falls(recipe: Recipe) -> None:
     assert rates[1] == pytest.approx(recipe.train.rate)
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert rates[-1] > recipe.train.rate * recipe.train.final_rate
+
+
+def test_groups_of_as_many_parameters_are_not_compared() -> None:
+    """Comparing them would compare tensors, whose truth is ambiguous or whose shapes differ."""
+    matrices, others = ([torch.nn.Parameter(torch.zeros(*shape)) for _ in range(2)] for shape in ((3, 4), (5, 6)))
+    groups: Groups = [
+        {"params": matrices, "weight_decay": 0.0, "matrices": True},
+        {"params": others, "weight_decay": 0.0, "rate": 0.1},
+    ]
+    made = optimisers(groups, OptimiserRecipe(steps=1, rate=0.5, matrix_rate=0.25))
+    assert [group["params"] for group in made["muon"].param_groups] == [matrices]
+    assert [group["lr"] for group in made["optimiser"].param_groups] == [0.05]

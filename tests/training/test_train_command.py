@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from typer.testing import CliRunner
 
+from ostro.cli import build_app
+from ostro.core.errors import ConfigError, MissingExtraError
 from ostro.models.layers.context import DenseContext
 from ostro.weights.loader import load_model
 
@@ -43,6 +47,18 @@ def test_a_recipe_becomes_a_checkpoint_that_loads(recipe_file: Path, data: Path,
     assert model.embed.weight.dtype == torch.bfloat16
     with torch.inference_mode():
         assert torch.isfinite(model(torch.tensor([1, 50, 60]), torch.arange(3), DenseContext()).float()).all()
+
+
+def test_what_is_written_last_is_looked_for_first(
+    recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["train", str(recipe_file), "--data", str(data), "--out", str(tmp_path / "out")]
+    missing = CliRunner().invoke(build_app(), [*arguments, "--card", str(tmp_path / "card.md")])
+    assert isinstance(missing.exception, ConfigError)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    blind = CliRunner().invoke(build_app(), arguments)
+    assert isinstance(blind.exception, MissingExtraError)
+    assert not list((tmp_path / "out").glob("*.jsonl")), "nothing was trained"
 
 
 def test_errors_are_one_line(recipe_file: Path, tmp_path: Path) -> None:

@@ -27,12 +27,16 @@ def train(
 ) -> None:
     import torch
 
+    from ostro.cli.cards import read_card
     from ostro.engine.engine import pick_device
-    from ostro.training.plot import plot_log
+    from ostro.training.plot import check_plotting, plot_log
     from ostro.training.recipe import Recipe, convert, read_yaml
     from ostro.training.run import run_recipe
 
     values = read_yaml(recipe)
+    # What can be told now is not told after hours.
+    template = None if card is None else read_card(card)
+    check_plotting()
     where = pick_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -40,20 +44,21 @@ def train(
     if isinstance(values, dict) and values.get("kind") == "family":
         from ostro.cli.train_family import train_family
 
-        _tell(train_family(values, recipe, data, out, where), out, card, as_json=as_json)
+        _tell(train_family(values, recipe, data, out, where), out, template, as_json=as_json)
         return
     loaded = convert(values, Recipe, recipe)
     with _Watcher(loaded.train.steps) as watch:
         figures = run_recipe(loaded, data, out, watch=watch, device=where)
     plot_log(out / "log.jsonl", out / "loss.png")
-    _tell(figures, out, card, as_json=as_json)
+    _tell(figures, out, template, as_json=as_json)
 
 
-def _tell(figures: dict[str, float], out: Path, card: Path | None, *, as_json: bool) -> None:
+def _tell(figures: dict[str, float], out: Path, card: str | None, *, as_json: bool) -> None:
     """The card of the checkpoint, and what came of the run."""
+    from ostro.cli.cards import filled_card
+
     if card is not None:
-        text = card.read_text(encoding="utf-8").format(**figures)
-        (out / "model" / "README.md").write_text(text, encoding="utf-8")
+        (out / "model" / "README.md").write_text(filled_card(card, figures), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps({"checkpoint": str(out / "model"), **figures}))
         return

@@ -27,19 +27,18 @@ def train_family(
 ) -> dict[str, float]:
     """Train by a recipe of kind family, or go on; returns the final figures, those of the smaller model with `edge_`
     before their names. Each checkpoint gets its card. Raises ConfigError, TrainingError."""
+    from ostro.cli.cards import filled_card, read_card
     from ostro.training.family import run_family
     from ostro.training.family_recipe import FamilyRecipe
     from ostro.training.plot import plot_log
     from ostro.training.recipe import convert
 
     loaded = convert(values, FamilyRecipe, recipe)
-    cards = [None if name is None else _template(recipe.parent / name) for name in _card_names(loaded)]
+    cards = [None if name is None else read_card(recipe.parent / name) for name in _card_names(loaded)]
     with _Watcher() as watch:
         trained = run_family(loaded, data, out, watch=watch, device=device)
     figures: dict[str, float] = {}
     for one, mark in zip(trained, ("", "edge_"), strict=False):
-        for log in sorted(one.family.folder.glob("log-*.jsonl")):
-            plot_log(log, log.with_suffix(".png"))
         found = measure(one.family, EXAMPLES) | size(one.family) | {"minutes": minutes(one.family.folder)}
         if one.gate is not None:
             report = one.gate
@@ -50,37 +49,15 @@ def train_family(
     # First what cost hours.
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for one, card in zip(trained, cards, strict=False):
+        for log in sorted(one.family.folder.glob("log-*.jsonl")):
+            plot_log(log, log.with_suffix(".png"))
         if card is not None:
-            (one.family.folder / "model" / "README.md").write_text(_filled(card, figures), encoding="utf-8")
+            (one.family.folder / "model" / "README.md").write_text(filled_card(card, figures), encoding="utf-8")
     return figures
-
-
-def _filled(card: str, figures: dict[str, float]) -> str:
-    """Raises ConfigError for a place that no figure belongs in."""
-    from ostro.core.errors import ConfigError
-
-    try:
-        return card.format(**figures)
-    except KeyError as error:
-        raise ConfigError(
-            f"The model card has a place for {error}, which is none of the figures in figures.json: "
-            f"{', '.join(sorted(figures))}.",
-            param="card",
-        ) from error
 
 
 def _card_names(recipe: FamilyRecipe) -> list[str | None]:
     return [recipe.card, None if recipe.edge is None else recipe.edge.card]
-
-
-def _template(path: Path) -> str:
-    """Read before anything is trained. Raises ConfigError."""
-    from ostro.core.errors import ConfigError
-
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"The model card {path} cannot be read: {error.strerror}.", param="card") from error
 
 
 def size(family: Family) -> dict[str, float]:
@@ -109,7 +86,7 @@ def measure(family: Family, count: int, wordings: tuple[bool, ...] = (False, Tru
     from ostro.training.judging import Answer, judge, prompt_of
     from ostro.training.senses.tasks import Manner
 
-    llm = LLM(family.folder / "model")
+    llm = LLM(family.folder / "model", device="cpu")  # where rounded weights run
     assert llm.tokenizer is not None
     figures = {"examples": float(count)}
     asked = {"_new_words" if held else "": Manner(training=False, held_wordings=held) for held in wordings}

@@ -165,8 +165,10 @@ def decaying(parameters: Iterable[torch.nn.Parameter], decay: float, rate: float
 
 def optimisers(groups: Groups, recipe: OptimiserRecipe) -> dict[str, torch.optim.Optimizer]:
     """By the name that their state is kept under."""
-    of_muon = [group for group in groups if group.get("matrices") and recipe.matrix_rate]
-    rest = [group for group in groups if group not in of_muon]
+    of_muon: Groups = []
+    rest: Groups = []
+    for group in groups:
+        (of_muon if group.get("matrices") and recipe.matrix_rate else rest).append(group)
 
     def peaks(some: Groups, rate: float) -> Groups:
         keys = ("rate", "matrices")

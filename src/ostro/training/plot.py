@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from ostro.core.errors import MissingExtraError
 
 # Steps that the loss curve is averaged over: single batches differ too much to read.
 SMOOTHING = 25
+
+
+def check_plotting() -> None:
+    """Raises MissingExtraError where `plot_log` would, before what it is to draw takes hours."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("The loss plot", "train")
 
 
 def plot_log(log: Path, picture: Path) -> None:

@@ -22,7 +22,9 @@ class MixedPrecision:
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
         """Raises ConfigError for what the device cannot compute in."""
-        if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        # Emulated, it would be slower than what it is to be quicker than.
+        has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not has_bf16:
             raise ConfigError("This GPU has no bfloat16. Set precision to fp16 or fp32.", param="precision")
         self._type = _TYPES.get(precision)
         self._device = device
