@@ -216,7 +216,8 @@ class UnifiedDecoder(Decoder):
                         levels = self._gated(scores_TL, modalities_T)
             if config.adapter is not None and index == config.adapter.layer:
                 x_TD, branch_TD = _joined(x_TD, branch_TD)
-                x_TD = self._adapted(x_TD, modalities_T)
+                if context.modalities_T is not None:  # Text has no adapter; a GPU would be waited for to see that.
+                    x_TD = self._adapted(x_TD, modalities_T)
             block = self.layers[index]
             assert isinstance(block, UnifiedBlock)
             x_TD, branch_TD = block.run(x_TD, branch_TD, rotation, context, levels)
