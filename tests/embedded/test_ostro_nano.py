@@ -19,6 +19,7 @@ from ostro import LLM, SamplingParams
 from ostro.core.paths import embedded_models
 from ostro.media.audio import read_audio
 from ostro.media.senses import read_senses
+from ostro.media.series import series_input
 from ostro.models.layers.context import DenseContext
 from ostro.models.ostro.config import OstroConfig
 from ostro.models.ostro.model import UnifiedDecoder
@@ -153,10 +154,31 @@ def test_the_larger_model_labels_intents_as_well_as_it_must() -> None:
     assert figures("ostro-nano")["a customer's intent, as the most probable label"] >= 88
 
 
-@NOT_YET
-def test_the_edge_model_is_within_two_points_of_the_other() -> None:
+# What the edge model must do nearly as well as the other: what it is for. The rest of the card is a wish.
+NAMED = (
+    "a photo's class, said or described",
+    "a photo's class, as the most probable label",
+    "a spoken digit",
+    "a spoken digit, as the most probable label",
+    "a customer's intent",
+    "a customer's intent, as the most probable label",
+)
+
+
+def points_behind() -> dict[str, float]:
+    """By what the cards state, how far the edge model is behind the other."""
     found = figures("ostro-nano-edge")
-    assert all(value >= figures("ostro-nano")[what] - 2 for what, value in found.items())
+    return {what: figures("ostro-nano")[what] - value for what, value in found.items()}
+
+
+def test_the_edge_model_is_within_two_points_of_the_other() -> None:
+    behind = points_behind()
+    assert all(behind[what] <= 2 for what in NAMED), behind
+
+
+@NOT_YET
+def test_the_edge_model_is_within_two_points_in_everything() -> None:
+    assert all(value <= 2 for value in points_behind().values())
 
 
 def test_the_cards_state_photos_as_good_as_they_must_be(name: str, request: pytest.FixtureRequest) -> None:
@@ -194,6 +216,15 @@ def test_the_gate_is_better_than_a_fixed_width(name: str) -> None:
     assert share <= 40
     assert whole < gated < fixed
     assert gated < drawn
+
+
+def test_what_the_gate_gains_is_no_chance(name: str) -> None:
+    """Nor what the tokens that it was measured on happen to be."""
+    card = " ".join((embedded_models()[name] / "README.md").read_text().split())
+    found = re.search(r"fixed width is ([\d.]+) nats, with a standard error of ([\d.]+\d)", card)
+    assert found is not None
+    gain, error = map(float, found.groups())
+    assert gain > 2 * error > 0
 
 
 def test_the_gate_follows_how_hard_the_text_is(name: str, request: pytest.FixtureRequest) -> None:
@@ -262,6 +293,23 @@ def test_it_tells_what_series_do(llm: LLM, ask: str) -> None:
     assert sum(output.text == kind for output, kind in zip(outputs, expected, strict=True)) >= 36
     assert sum(output.labels[0].label == kind for output, kind in zip(outputs, kinds, strict=True)) >= 36
     assert {output.labels[0].group for output in outputs} == {"series"}
+
+
+def test_series_are_near_what_they_are_called_in_the_space_that_senses_share(name: str, llm: LLM) -> None:
+    """As photos and sounds are, of which the card tells."""
+    settings = read_senses(embedded_models()[name]).series
+    assert settings is not None
+    assert llm.tokenizer is not None
+    generator = np.random.default_rng(21)
+    kinds = [*KINDS] * 5
+    media = [series_input(make_signal(kind, generator), settings) for kind in kinds]
+    near_NC = llm.embed([llm.tokenizer.encode_media(one) for one in media]) @ (
+        llm.embed([f"a series of numbers: {kind}" for kind in KINDS]).T
+    )
+    assert sum(KINDS[best] == kind for best, kind in zip(near_NC.argmax(1), kinds, strict=True)) >= 36
+    stated = figures(name)
+    assert stated["a photo's class, as the nearest of ten captions in the shared space"] >= 70
+    assert stated["a spoken digit, as the nearest of ten captions"] >= 95
 
 
 def test_photos_and_sounds_get_answers_of_their_kind(llm: LLM) -> None:

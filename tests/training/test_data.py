@@ -122,7 +122,10 @@ def test_shipped_recipes_load() -> None:
 RECIPES = Path(__file__).parents[2] / "recipes"
 TASKS = ("photo", "scene", "digit", "transcription", "same", "series", "intent")
 LABELLED = [f"{task}_label" for task in ("photo", "digit", "intent")]
-GATED = [f"gate_{name}" for name in ("share", "correlation", "loss", "drawn_loss", "width_loss", "whole_loss")]
+GATED = [
+    f"gate_{name}"
+    for name in ("share", "correlation", "loss", "drawn_loss", "width_loss", "whole_loss", "gain", "error")
+]
 FIGURES = [
     *TASKS,
     *LABELLED,

@@ -160,6 +160,9 @@ def test_what_a_gate_is_worth_is_what_passes_give(model: UnifiedDecoder, tokeniz
     at = next(i for i in (0, 1) if costs[i] <= share <= costs[i + 1])
     part = (share - costs[at]) / (costs[at + 1] - costs[at])
     assert found["width_loss"] == pytest.approx((1 - part) * means[at] + part * means[at + 1], abs=1e-5)
+    gains = torch.lerp(by_level[at], by_level[at + 1], part) - gated
+    assert found["gain"] == pytest.approx(found["width_loss"] - found["loss"], abs=1e-5)
+    assert found["gain_error"] == pytest.approx(float(gains.std()) / len(gains) ** 0.5, rel=1e-3)
     counted = torch.cat([each[one.weights_T.nonzero()[:, 0], 0] for each, one in zip(scores, made, strict=True)])
     pair = torch.stack([counted, by_level[0]])
     assert found["correlation"] == pytest.approx(float(torch.corrcoef(pair)[0, 1]), abs=1e-5)

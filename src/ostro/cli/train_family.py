@@ -44,7 +44,7 @@ def train_family(
             report = one.gate
             found |= {"gate_share": report.share, "gate_correlation": report.correlation, "gate_loss": report.loss}
             found |= {"gate_drawn_loss": report.drawn_loss, "gate_width_loss": report.width_loss}
-            found |= {"gate_whole_loss": report.whole_loss}
+            found |= {"gate_whole_loss": report.whole_loss, "gate_gain": report.gain, "gate_error": report.gain_error}
         figures |= {mark + name: value for name, value in found.items()}
     # First what cost hours.
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

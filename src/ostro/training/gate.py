@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -26,6 +25,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     drawn_loss: where the same levels go to other tokens of the text, by chance; width_loss: with a fixed width for all
     tokens, interpolated between the two that cost less and more, so at equal compute as well; whole_loss: with all
     channels; least_loss: with the fewest. correlation: Pearson's, of the first score with the loss at the first level.
+    gain: width_loss less loss, and its standard error over the tokens, each of which is its own peer.
     """
 
     thresholds: list[float]
@@ -36,6 +36,8 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     whole_loss: float
     least_loss: float
     correlation: float
+    gain: float
+    gain_error: float
 
 
 def calibrate(
@@ -83,7 +85,7 @@ def calibrate(
 
 
 @torch.no_grad()
-def fit_gate(model: UnifiedDecoder, batches: Iterable[SenseBatch], *, ridge: float = 1e-2) -> None:
+def fit_gate(model: UnifiedDecoder, batches: Iterable[SenseBatch], *, ridge: float = 1.0) -> None:
     """Make the gate's scores what the next level gains, in nats, for the target of each counted token: by least squares
     over the streams that it reads, all at once, with the model as it is: what one token gains is mostly chance.
 
@@ -138,17 +140,28 @@ def judge_gate(model: UnifiedDecoder, batches: Sequence[SenseBatch], thresholds:
     behind = float(shares_L[torch.cat(levels)].mean())
     least, before = float(shares_L[0]), gate.layer / layers  # text runs the first level in front of the gate
     share = before * least + (1 - before) * behind
-    costs_L = before * least + (1 - before) * shares_L
+    gated_N = torch.cat(gated)
+    fixed_N = _interpolated(losses_NL, before * least + (1 - before) * shares_L, share)
+    gains_N = fixed_N - gated_N
     return GateReport(
         thresholds=thresholds,
         share=share,
-        loss=float(torch.cat(gated).mean()),
+        loss=float(gated_N.mean()),
         drawn_loss=float(torch.cat(drawn).mean()),
-        width_loss=float(np.interp(share, costs_L.numpy(), losses_NL.mean(0).numpy())),
+        width_loss=float(fixed_N.mean()),
         whole_loss=float(losses_NL[:, -1].mean()),
         least_loss=float(losses_NL[:, 0].mean()),
         correlation=float(torch.corrcoef(torch.stack([scores_NL[:, 0].float(), losses_NL[:, 0].float()]))[0, 1]),
+        gain=float(gains_N.mean()),
+        gain_error=float(gains_N.std() / len(gains_N) ** 0.5),
     )
+
+
+def _interpolated(losses_NL: torch.Tensor, costs_L: torch.Tensor, share: float) -> torch.Tensor:
+    """[N]: the losses at a fixed width of so much compute, between those of the two levels that cost less and more."""
+    above = int(torch.searchsorted(costs_L, share).clamp(1, len(costs_L) - 1))
+    part = (share - float(costs_L[above - 1])) / float(costs_L[above] - costs_L[above - 1])
+    return torch.lerp(losses_NL[:, above - 1], losses_NL[:, above], part)
 
 
 def _losses(
