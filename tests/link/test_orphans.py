@@ -67,7 +67,7 @@ def request(name: str, *inputs: MediaInput) -> EngineRequest:
 
 
 def test_an_input_crosses_once_for_all_that_hold_it() -> None:
-    shared, one, two = SharedMedia(), media(1), media(2)
+    shared, one, two = SharedMedia(1 << 20), media(1), media(2)
     assert shared.take(request("a", one)) == [Provide(one)]
     assert shared.take(request("b", one, two)) == [Provide(two)]
     assert shared.take(request("c", one)) == []

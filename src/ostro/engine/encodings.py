@@ -49,8 +49,9 @@ class Encodings:
         self.queries += len(sequence.request.media)
         self.hits += sum(one.digest not in needed or one.digest in self._ready for one in sequence.request.media)
 
-    def plan(self, sequences: Iterable[Sequence]) -> tuple[list[MediaInput], list[str]]:
-        """What to encode from now on, and what to forget, for running sequences in their order."""
+    def plan(self, sequences: Iterable[Sequence], read: set[str]) -> tuple[list[MediaInput], list[str]]:
+        """What to encode from now on, and what to forget, for running sequences in their order. read: what this step
+        reads, which is not forgotten in it."""
         sequences = list(sequences)
         needed = {span.digest for sequence in sequences for span in _left(sequence)}
         forgotten = [digest for digest in self._pending if digest not in needed]
@@ -60,7 +61,7 @@ class Encodings:
             self._ready.move_to_end(digest)
         begun: list[MediaInput] = []
         blocking = None if self._pending else self._blocking(sequences)
-        reading = {span.digest for sequence in sequences for span in _left(sequence)[:1]}
+        reading = read | {span.digest for sequence in sequences for span in _left(sequence)[:1]}
         for media in self._missing(sequences):
             size = media.tokens * self._token_bytes
             forgotten += self._make_room(size, reading if media.digest == blocking else needed)

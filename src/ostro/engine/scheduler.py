@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 
 from ostro.core.options import EngineOptions
 from ostro.engine.block_manager import BlockManager
@@ -76,7 +77,8 @@ class Scheduler:
                     budget -= len(row.token_ids)
                     self._take_room(sequence, len(row.token_ids))
         admissions = [] if self.preemptions else self._admit(budget, long, bool(short))
-        encode, forget = self.encodings.plan(s for s in self.running if s.request.spans and not s.decoding)
+        waiting = [one for one in self.running if one.request.spans and not one.decoding]
+        encode, forget = self.encodings.plan(waiting, _read_by(waiting, long))
         seconds = self.pace.encode_s(decoding=bool(short), prefilling=bool(long)) if self.encodings.pending else 0.0
         self._step += 1
         return BatchPlan(self._step, admissions, short + long, encode, forget, seconds)
@@ -217,3 +219,15 @@ class Scheduler:
         if sequence.lookup is None:
             sequence.lookup = PromptLookup()
         return sequence.lookup.propose(sequence.tokens, most)
+
+
+def _read_by(sequences: Iterable[Sequence], rows: Iterable[PlanRow]) -> set[str]:
+    """Digests of the inputs whose outputs these rows read: a long row may read several."""
+    stops = {row.slot: row.start + len(row.token_ids) for row in rows}
+    return {
+        span.digest
+        for sequence in sequences
+        if sequence.slot in stops
+        for span in sequence.request.spans
+        if span.start < stops[sequence.slot] and span.stop > sequence.computed
+    }
