@@ -89,9 +89,12 @@ def test_structured_output(live: Node, kind: str, method: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_forced_call(live: Node, kind: str) -> None:
-    model = chat(kind, live, "ostro-nano", temperature=0, max_tokens=200).bind_tools([Report], tool_choice="any")
+    # One call: a model that was never taught to call may go on with others until its tokens are spent.
+    model = chat(kind, live, "ostro-nano", temperature=0, max_tokens=200).bind_tools(
+        [Report], tool_choice="any", parallel_tool_calls=False
+    )
     answer = model.invoke("How are you?")
-    assert {call["name"] for call in answer.tool_calls} == {"Report"}
+    assert [call["name"] for call in answer.tool_calls] == ["Report"]
     assert not answer.invalid_tool_calls
 
 
