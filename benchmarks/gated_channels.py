@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from benchmarks.report import machine
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, randomised
 from ostro import LLM, SamplingParams
 from ostro.compression.text import SAMPLE
 from ostro.models.layers.context import DenseContext
@@ -58,15 +58,11 @@ def dense_of(model: UnifiedDecoder) -> UnifiedDecoder:
 
 
 def random_model(shape: str, ids_T: torch.Tensor) -> UnifiedDecoder:
-    torch.manual_seed(0)
     base = parse(SHAPES[shape])
     widths = tuple(int(share * base.intermediate_size) for share in WIDTHS)
     given = {one.name: getattr(base, one.name) for one in dataclasses.fields(base)}
     given |= {"architecture": "ostro", "gate": GateConfig(1, widths, (0.0,) * (len(widths) - 1))}
-    model = UnifiedDecoder(OstroConfig(**given)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
+    model = randomised(UnifiedDecoder(OstroConfig(**given)))
     scores = scores_of(model, ids_T)
     thresholds = [float(torch.quantile(scores[:, index], share)) for index, share in enumerate(RISING)]
     gate = dataclasses.replace(model.unified.gate, thresholds=tuple(thresholds))  # type: ignore[type-var]  # it has one
@@ -111,7 +107,7 @@ def stopwatch(model: UnifiedDecoder) -> Iterator[list[float]]:
     timed_ones += [] if model.gate is None else [model.gate]
     for module in timed_ones:
         module.forward = timed(module.forward)
-    model._levels = timed(model._levels)  # type: ignore[method-assign,assignment]
+    model._levels = timed(model._levels)  # type: ignore[method-assign,assignment]  # taken back below
     try:
         yield seconds
     finally:

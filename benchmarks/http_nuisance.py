@@ -77,7 +77,7 @@ async def nuisance(port: int) -> AsyncIterator[None]:
         opened.append((reader, writer))
         if index >= IDLE + HALF:
             writer.write(request(1000 + index))
-            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            reader._transport.pause_reading()  # type: ignore[attr-defined]  # only the transport can pause
         elif index >= IDLE:
             writer.write(request(index)[:-20])
     leaving = [asyncio.create_task(come_and_go(port)) for _ in range(2)]

@@ -69,9 +69,9 @@ async def load(port: int, first: int, count: int, times: Times) -> float:
     return count * NEW / (time.perf_counter() - started)
 
 
-def serve(folder: str) -> tuple[subprocess.Popen[str], int]:
+def serve(folder: str, streams: int) -> tuple[subprocess.Popen[str], int]:
     """Start a server on a free port; returns it and its port when it is ready."""
-    command = [sys.executable, "-m", "ostro", "serve", folder, "--port", "0", "--max-num-seqs", str(STREAMS)]
+    command = [sys.executable, "-m", "ostro", "serve", folder, "--port", "0", "--max-num-seqs", str(streams)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     for line in server.stdout:
@@ -99,7 +99,7 @@ def main() -> None:
         assert [len(output.token_ids) for output in outputs] == [NEW] * STREAMS
         return STREAMS * NEW / (time.perf_counter() - started)
 
-    server, port = serve(str(folder))
+    server, port = serve(str(folder), STREAMS)
     try:
         rate, offline = interleave(args.rounds, ours, peer)
     finally:

@@ -13,12 +13,9 @@ import dataclasses
 import io
 import itertools
 import json
-import re
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,8 +23,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.http_streams import serve
 from benchmarks.report import arguments, cache_folder, report, timed
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, randomised
 from ostro.core.paths import embedded_models
 from ostro.models.layers.decoder import Decoder
 from ostro.models.layers.encoder import finished
@@ -55,27 +53,12 @@ def make_folder(shape: str, folder: Path) -> Path:
     """A checkpoint that sees, with a tokenizer that has the images' tokens."""
     if (folder / "tekken.json").is_file():
         return folder
-    torch.manual_seed(0)
-    config = dataclasses.replace(parse(SHAPES[shape]), encoders=(ENCODER,))
-    model = Decoder(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
+    model = randomised(Decoder(dataclasses.replace(parse(SHAPES[shape]), encoders=(ENCODER,))))
     save_checkpoint(model, folder, dtype=torch.float32)
     tekken = json.loads((embedded_models()["ostro-nano"] / "tekken.json").read_text(encoding="utf-8"))
     tekken["image"] = {"image_patch_size": PATCH, "max_image_size": SIDE, "spatial_merge_size": MERGE}
     (folder / "tekken.json").write_text(json.dumps(tekken), encoding="utf-8")
     return folder
-
-
-def serve(folder: Path) -> tuple[subprocess.Popen[str], int]:
-    command = [sys.executable, "-m", "ostro", "serve", str(folder), "--port", "0", "--device", "cpu"]
-    server = subprocess.Popen([*command, "--max-num-seqs", str(STREAMS + 1)], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    for line in server.stdout:
-        if found := re.search(r"ready: http://\S+:(\d+)", line):
-            return server, int(found[1])
-    raise RuntimeError("the server ended before it was ready")
 
 
 def picture(seed: int, side: int = SIDE) -> bytes:
@@ -96,7 +79,9 @@ async def post(port: int, path: str, body: dict[str, object]) -> tuple[asyncio.S
 
 async def watch(port: int, index: int, chunks: list[float]) -> None:
     """Times of a stream's chunks, until it is cancelled."""
-    reader, writer = await post(port, "/v1/completions", {"prompt": [70 + index] * 32, "max_tokens": 6000})
+    # Token ids make a chunk of every token, also of such as have no text.
+    body: dict[str, object] = {"prompt": [70 + index] * 32, "max_tokens": 6000, "return_token_ids": True}
+    reader, writer = await post(port, "/v1/completions", body)
     try:
         while piece := await reader.read(65_536):
             if b"data: {" in piece:
@@ -127,6 +112,9 @@ async def round_of(port: int, seed: int) -> tuple[list[float], list[float], floa
     chunks: list[list[float]] = [[] for _ in range(STREAMS)]
     streams = [asyncio.create_task(watch(port, index, times)) for index, times in enumerate(chunks)]
     while not all(len(times) > 5 for times in chunks):
+        for task in streams:
+            if task.done():
+                await task  # which raises what ended it
         await asyncio.sleep(0.01)
     begun = time.perf_counter()
     await asyncio.sleep(ALONE_S)
@@ -151,8 +139,8 @@ def batching(folder: Path) -> float:
     assert encoder is not None
     small = [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(index)) for index in range(16)]
     with torch.inference_mode():
-        together = lambda: finished(encoder.encode(small))  # noqa: E731
-        apart = lambda: [finished(encoder.encode([one])) for one in small]  # noqa: E731
+        together = lambda: finished(encoder.encode(small))  # noqa: E731 - shorter than two functions
+        apart = lambda: [finished(encoder.encode([one])) for one in small]  # noqa: E731 - shorter than two functions
         figures = [(timed(apart), timed(together)) for _ in range(5)]
     return statistics.median(first / second for first, second in figures)
 
@@ -165,7 +153,7 @@ def main() -> None:
     beside: list[float] = []
     waits: list[float] = []
     alone: list[float] = []
-    server, port = serve(folder)
+    server, port = serve(str(folder), STREAMS + 1)
     try:
         asyncio.run(see(port, 1000))
         for seed in range(args.rounds):

@@ -25,7 +25,7 @@ def main() -> None:
 
         def run(product: object, x: torch.Tensor = x) -> float:
             with torch.inference_mode():
-                return timed(lambda: [product(x, weight) for weight in weights])  # type: ignore[operator]
+                return timed(lambda: [product(x, weight) for weight in weights])  # type: ignore[operator]  # one of two products
 
         ours, peer = interleave(args.rounds, lambda: run(linear), lambda: run(reference.linear))
         ratios[str(rows)] = round(peer / ours, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from ostro.models.layers.decoder import Decoder
 from ostro.models.mistral.config import parse
 from ostro.weights.writer import hf_tensors
+
+Model = TypeVar("Model", bound=Decoder)
 
 _COMMON: dict[str, Any] = {
     "architectures": ["MistralForCausalLM"],
@@ -63,17 +65,21 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def randomised(model: Model) -> Model:
+    """With weights of chance, the same each time."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
+    return model.eval()
+
+
 def make_checkpoint(shape: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write a random checkpoint of a shape, unless it is there already."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "config.json").is_file():
         return folder
-    torch.manual_seed(0)
-    config = parse(SHAPES[shape])
-    model = Decoder(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
+    model = randomised(Decoder(parse(SHAPES[shape])))
     save_file(hf_tensors(model, dtype), folder / "model.safetensors", metadata={"format": "pt"})
     text = json.dumps({**SHAPES[shape], "torch_dtype": str(dtype).removeprefix("torch.")})
     (folder / "config.json").write_text(text)

@@ -35,7 +35,7 @@ def _connect_here(self: socket.socket, address: Any) -> None:
     _connect(self, address)
 
 
-socket.socket.connect = _connect_here  # type: ignore[method-assign]
+socket.socket.connect = _connect_here  # type: ignore[method-assign]  # for all that run here
 
 
 def pytest_configure(config: pytest.Config) -> None:

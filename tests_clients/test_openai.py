@@ -130,7 +130,7 @@ def test_structured_output(real: openai.OpenAI, sdk: openai.OpenAI) -> None:
 def test_reasoning_is_apart(sdk: openai.OpenAI) -> None:
     answer = sdk.chat.completions.create(model="scripted", messages=user(THINK))
     assert answer.choices[0].message.content == "Four."
-    assert answer.choices[0].message.reasoning_content == "Two and two make four."  # type: ignore[attr-defined]
+    assert answer.choices[0].message.reasoning_content == "Two and two make four."  # type: ignore[attr-defined]  # beyond its own fields
     assert answer.usage is not None
     assert answer.usage.completion_tokens_details is not None
     assert answer.usage.completion_tokens_details.reasoning_tokens
@@ -171,7 +171,7 @@ def test_responses_streamed(sdk: openai.OpenAI) -> None:
 
 
 def test_responses_with_tools(sdk: openai.OpenAI) -> None:
-    tool: Any = {"type": "function", "strict": False, **WEATHER_TOOL["function"]}  # type: ignore[dict-item]
+    tool: Any = {"type": "function", "strict": False, **WEATHER_TOOL["function"]}  # type: ignore[dict-item]  # untyped JSON
     asked: list[Any] = [{"role": "user", "content": WEATHER}]
     first = sdk.responses.create(model="scripted", input=asked, tools=[tool], store=False)
     (call,) = [item for item in first.output if item.type == "function_call"]

@@ -93,5 +93,5 @@ def commands_of(program: str) -> dict[str, set[str]]:
     return {
         name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         | {"--help"}
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
+        for name, command in group.commands.items()  # type: ignore[attr-defined]  # a click group
     }

@@ -138,7 +138,7 @@ def test_gptq_beats_rounding_on_inputs_that_go_together(blocks: Path, tmp_path: 
     texts = Texts(rows(12, 64, 1) % 8 + 3, TEXTS.evaluation_NL)
     errors = {}
     for rounding in ("weighted", "gptq"):
-        report = quantise_folder(blocks, tmp_path / rounding, Recipe(rounding=rounding), texts)  # type: ignore[arg-type]
+        report = quantise_folder(blocks, tmp_path / rounding, Recipe(rounding=rounding), texts)  # type: ignore[arg-type]  # a parameter of the test
         errors[rounding] = [matrix.error for matrix in report.matrices if "proj" in matrix.name]
     pairs = zip(errors["gptq"], errors["weighted"], strict=True)
     assert all(gptq < weighted for gptq, weighted in pairs)
@@ -182,9 +182,9 @@ def test_rules_by_name(blocks: Path, tmp_path: Path) -> None:
     model = load_model(tmp_path / "out")
     assert model.head is not None
     assert not isinstance(model.head.format, Quantised)
-    down = model.get_submodule("layers.0.feed_forward.down").format  # type: ignore[union-attr]
+    down = model.get_submodule("layers.0.feed_forward.down").format  # type: ignore[union-attr]  # a Module's attributes have no types
     assert isinstance(down, Quantised)
-    assert down.packed("").scheme.bits == 8  # type: ignore[union-attr]
+    assert down.packed("").scheme.bits == 8  # type: ignore[union-attr]  # a Module's attributes have no types
 
 
 @pytest.mark.parametrize("kind", ["mistral-blocks", "ministral3"])
@@ -240,7 +240,7 @@ def test_shards_are_ordinary_safetensors_that_begin_at_cache_lines(blocks: Path,
     for path in (tmp_path / "out").glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             names |= set(file.keys())
-            assert all(index["weight_map"][name] == path.name for name in file.keys())  # noqa: SIM118
+            assert all(index["weight_map"][name] == path.name for name in file.keys())  # noqa: SIM118 - safetensors has keys() only
         header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
         assert (8 + int.from_bytes(path.read_bytes()[:8], "little")) % 4096 == 0
         for name, entry in header.items():

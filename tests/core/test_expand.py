@@ -15,7 +15,7 @@ from ostro.core.sampling import SamplingParams
 
 def _expand(params: SamplingParams, prompt: list[int] | None = None, **more: object) -> list[EngineRequest]:
     given_prompt = [1, 2, 3] if prompt is None else prompt
-    return expand("r", given_prompt, params, eos_ids={2}, context=32, **more)  # type: ignore[arg-type]
+    return expand("r", given_prompt, params, eos_ids={2}, context=32, **more)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_one_request_keeps_its_id_and_fills_the_context() -> None:
@@ -89,5 +89,5 @@ def test_an_expanded_request_survives_msgpack() -> None:
 @pytest.mark.parametrize("field", ["max_tokens", "min_tokens", "top_k"])
 def test_counts_too_large_for_the_wire_are_refused(field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        SamplingParams(**{field: 2**70})  # type: ignore[arg-type]
+        SamplingParams(**{field: 2**70})  # type: ignore[arg-type]  # wrong on purpose
     assert caught.value.param == field

@@ -56,8 +56,8 @@ def test_accepted_and_survives_msgpack(fields: dict[str, Any]) -> None:
 
 def test_unknown_and_missing_options_are_errors() -> None:
     with pytest.raises(TypeError):
-        EngineOptions(model="m", block_sise=16)  # type: ignore[call-arg]
+        EngineOptions(model="m", block_sise=16)  # type: ignore[call-arg]  # wrong on purpose
     with pytest.raises(TypeError):
-        EngineOptions()  # type: ignore[call-arg]
+        EngineOptions()  # type: ignore[call-arg]  # wrong on purpose
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(msgspec.msgpack.encode({"model": "m", "surprise": 1}), type=EngineOptions)

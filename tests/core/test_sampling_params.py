@@ -130,9 +130,9 @@ def test_messages_give_the_bounds_and_the_value() -> None:
 def test_frozen_and_strict() -> None:
     params = SamplingParams()
     with pytest.raises(AttributeError):
-        params.temperature = 0.5  # type: ignore[misc]
+        params.temperature = 0.5  # type: ignore[misc]  # wrong on purpose
     with pytest.raises(TypeError):
-        SamplingParams(temprature=1)  # type: ignore[call-arg]
+        SamplingParams(temprature=1)  # type: ignore[call-arg]  # wrong on purpose
 
 
 def test_replacing_checks_again() -> None:

@@ -57,7 +57,7 @@ def answers(folder: Path, requests: Sequence[EngineRequest]) -> tuple[dict[str, 
         batches.append(len(inputs))
         return encode(inputs)
 
-    encoder.encode = counted  # type: ignore[method-assign]
+    encoder.encode = counted  # type: ignore[method-assign]  # a stand-in
     for one in requests:
         engine.add(one)
     said: dict[str, list[int]] = {one.request_id: [] for one in requests}

@@ -37,7 +37,7 @@ def llm(folder: Path) -> LLM:
 
 
 def greedy(**changes: object) -> SamplingParams:
-    return SamplingParams(**{"temperature": 0, "max_tokens": 12, "ignore_eos": True, **changes})  # type: ignore[arg-type]
+    return SamplingParams(**{"temperature": 0, "max_tokens": 12, "ignore_eos": True, **changes})  # type: ignore[arg-type]  # any options
 
 
 def test_streams_and_batches_may_be_open_together(llm: LLM) -> None:

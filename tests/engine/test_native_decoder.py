@@ -77,7 +77,7 @@ def quantised(config: DecoderConfig, scheme: Scheme) -> Decoder:
 def answers(model: Decoder, *, natively: bool, **options: object) -> dict[str, list[tuple[int, float]]]:
     """Tokens and their log-probabilities of requests of all lengths that come and go."""
     chosen = {"kv_memory": 400_000, "max_num_seqs": 4, "max_batch_tokens": 24, "block_size": 8, **options}
-    engine = Engine(model, EngineOptions(model="random", **chosen))  # type: ignore[arg-type]
+    engine = Engine(model, EngineOptions(model="random", **chosen))  # type: ignore[arg-type]  # any options
     assert isinstance(engine.runner._native, NativeDecoder)
     if not natively:
         engine.runner._native = None
@@ -121,7 +121,7 @@ def test_what_native_code_does_not_know_runs_operation_by_operation() -> None:
     model = quantised(PLAIN, SCHEMES["int8"])
     options = EngineOptions(model="random", kv_memory=200_000)
     assert Engine(model, options).runner._native is not None
-    layer = model.layers[1].feed_forward.down  # type: ignore[union-attr]
+    layer = model.layers[1].feed_forward.down  # type: ignore[union-attr]  # a Module's attributes have no types
     layer.quantise({"": layer.part(None)})  # type: ignore[operator, union-attr]  # one dense matrix among them
     engine = Engine(model, options)
     assert engine.runner._native is None

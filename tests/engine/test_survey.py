@@ -22,7 +22,7 @@ GIB = 2**30
 
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
 def test_weights_and_cache_are_what_the_engine_takes(dtype: str) -> None:
-    options = EngineOptions(model=NANO, device="cpu", dtype=dtype, max_num_seqs=4, threads=1)  # type: ignore[arg-type]
+    options = EngineOptions(model=NANO, device="cpu", dtype=dtype, max_num_seqs=4, threads=1)  # type: ignore[arg-type]  # any options
     (footprint,) = survey([options], 8 * GIB).footprints
     engine = Engine.load(options)
     assert footprint.weights == engine.card.weight_bytes

@@ -135,7 +135,7 @@ def test_an_overloaded_hub_is_asked_again(repo: Path) -> None:
             tell(line)
             faults.refuse_times = 2 if line.startswith("Chose") else faults.refuse_times
 
-        watch.say = refuse_once_the_listing_is_there  # type: ignore[method-assign]
+        watch.say = refuse_once_the_listing_is_there  # type: ignore[method-assign]  # the stand-in has any shape
         assert pull(hub, watch=watch).transferred > 0
     assert watch.text.count("answered 503") == 2
 

@@ -25,7 +25,7 @@ def _home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", [SHARD_1, "config.json"])
 def test_wrong_bytes_are_removed_and_both_digests_told(repo: Path, home: Path, name: str) -> None:
     with FakeHub({REPO: repo}, Faults(corrupt=True, only=name)) as hub:
-        announced = next(f for f in hub.listing(REPO)["siblings"] if f["rfilename"] == name)  # type: ignore[attr-defined]
+        announced = next(f for f in hub.listing(REPO)["siblings"] if f["rfilename"] == name)  # type: ignore[attr-defined]  # the stand-in has any shape
         digest = announced["lfs"]["sha256"] if "lfs" in announced else announced["blobId"]
         with pytest.raises(DigestMismatchError) as caught:
             pull(hub)
@@ -119,7 +119,7 @@ def test_a_symlink_in_the_way_is_not_followed(repo: Path, home: Path, tmp_path: 
         pull(hub)
     (staging / "config.json").unlink()
     with FakeHub({REPO: repo}) as hub:
-        shard = next(f for f in hub.listing(REPO)["siblings"] if f["rfilename"] == SHARD_1)  # type: ignore[attr-defined]
+        shard = next(f for f in hub.listing(REPO)["siblings"] if f["rfilename"] == SHARD_1)  # type: ignore[attr-defined]  # the stand-in has any shape
         (staging / f"{SHARD_1}.{shard['lfs']['sha256'][:16]}.part").symlink_to(outside)
         with pytest.raises(HubError, match="cannot be written"):
             pull(hub)

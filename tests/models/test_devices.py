@@ -22,7 +22,7 @@ PROMPTS = [[5 + i for i in range(40)], [9, 8, 7], [3] * 17]
 
 
 def logprobs(folder: Path, **options: object) -> tuple[list[list[int]], torch.Tensor]:
-    outputs = LLM(folder, kv_memory=2_000_000, **options).generate(PROMPTS, GREEDY)  # type: ignore[arg-type]
+    outputs = LLM(folder, kv_memory=2_000_000, **options).generate(PROMPTS, GREEDY)  # type: ignore[arg-type]  # a Module's attributes have no types
     return [o.token_ids for o in outputs], torch.tensor([[x.logprob for x in o.logprobs or []] for o in outputs])
 
 

@@ -126,7 +126,7 @@ def test_greedy_tokens_in_a_mixed_batch_match_the_reference(tiny: Tiny, case: st
             model=str(tiny.folder),
             block_size=BLOCK,
             kv_memory=blocks * layout.block_bytes(torch.float32),
-            **options,  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]  # any options
         )
     )
     # The second repeats itself, so that prompt lookup finds something.

@@ -139,15 +139,15 @@ def test_patches_are_products() -> None:
     encoder = make(StemConfig("image", 3, PATCHES.convolutions, 0, 1, 1, IMAGE))
     media = picture(40, 37)
     (out_ND,) = encoded(encoder, media)
-    kernel_CP = encoder.stem[0].kernel.weight.flatten(1)  # type: ignore[union-attr, operator]
-    scale, shift = encoder.stem[0].scale.weight, encoder.stem[0].shift.weight  # type: ignore[union-attr]
+    kernel_CP = encoder.stem[0].kernel.weight.flatten(1)  # type: ignore[union-attr, operator]  # a Module's attributes have no types
+    scale, shift = encoder.stem[0].scale.weight, encoder.stem[0].shift.weight  # type: ignore[union-attr]  # a Module's attributes have no types
     pixels = torch.tensor(media.array())
     with torch.inference_mode():
         rows = []
         for row in range(40):
             for column in range(37):
                 patch = pixels[:, row * 16 : row * 16 + 16, column * 16 : column * 16 + 16].flatten()
-                rows.append(F.silu(kernel_CP @ patch * scale + shift))  # type: ignore[operator]
+                rows.append(F.silu(kernel_CP @ patch * scale + shift))  # type: ignore[operator]  # a Module's attributes have no types
         expected_ND = encoder.projector(encoder.norm(torch.stack(rows)))
     torch.testing.assert_close(out_ND, expected_ND, atol=1e-4, rtol=1e-4)
 
@@ -190,12 +190,12 @@ def test_sound_goes_through_convolutions_over_time(tmp_path: Path) -> None:
     x_CF = torch.tensor(sound.array())[0]
     with torch.inference_mode():
         for convolution, stride, (before, after) in zip(encoder.stem, (1, 2), ((1, 1), (0, 1)), strict=True):
-            kernel_OCK = convolution.kernel.weight[:, :, 0]  # type: ignore[union-attr, index]
+            kernel_OCK = convolution.kernel.weight[:, :, 0]  # type: ignore[union-attr, index]  # a Module's attributes have no types
             x_CF = F.pad(x_CF, (before, after))
             rows = []
             for start in range(0, x_CF.shape[1] - 2, stride):
                 total_O = (kernel_OCK * x_CF[:, start : start + 3]).sum((1, 2))
-                rows.append(F.gelu(total_O * convolution.scale.weight + convolution.shift.weight))  # type: ignore[union-attr, operator]
+                rows.append(F.gelu(total_O * convolution.scale.weight + convolution.shift.weight))  # type: ignore[union-attr, operator]  # a Module's attributes have no types
             x_CF = torch.stack(rows, 1)
         expected_ND = encoder.projector(encoder.norm(x_CF.T))
     assert len(out_ND) == 200

@@ -139,12 +139,12 @@ def test_with_everything_on_and_neutral_it_is_the_dense_decoder() -> None:
     dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
     with torch.no_grad():
         for block in model.layers:
-            block.attention.router.weight.zero_()  # type: ignore[union-attr]
-            block.attention.qkv.weight.copy_(_silent(block.attention))  # type: ignore[union-attr]
+            block.attention.router.weight.zero_()  # type: ignore[union-attr]  # a Module's attributes have no types
+            block.attention.qkv.weight.copy_(_silent(block.attention))  # type: ignore[union-attr]  # a Module's attributes have no types
         for name, block in zip(range(4), dense.layers, strict=True):
-            block.attention.qkv.weight.copy_(model.layers[name].attention.qkv.weight)  # type: ignore[union-attr, index]
+            block.attention.qkv.weight.copy_(model.layers[name].attention.qkv.weight)  # type: ignore[union-attr, index]  # a Module's attributes have no types
         for adapter in model.adapters.values():
-            adapter.up.weight.zero_()  # type: ignore[union-attr]
+            adapter.up.weight.zero_()  # type: ignore[union-attr]  # a Module's attributes have no types
     ids = ids_of(60, 2)
     modalities = torch.arange(60) % 4
     # Layers before the gate run text narrow; the same layers with all channels are what is compared.
@@ -164,9 +164,9 @@ def _silent(attention: Any) -> torch.Tensor:
 
 def slow_feed_forward(layer: NestedFeedForward, x_TD: torch.Tensor, levels: Sequence[int]) -> torch.Tensor:
     """Each row by itself, channel by channel up to its width, as masks would have it."""
-    gate = torch.cat([s.gate_up.part("gate") for s in layer.segments])  # type: ignore[union-attr, operator]
-    up = torch.cat([s.gate_up.part("up") for s in layer.segments])  # type: ignore[union-attr, operator]
-    down = torch.cat([s.down.weight for s in layer.segments], 1)  # type: ignore[union-attr, misc, list-item]
+    gate = torch.cat([s.gate_up.part("gate") for s in layer.segments])  # type: ignore[union-attr, operator]  # a Module's attributes have no types
+    up = torch.cat([s.gate_up.part("up") for s in layer.segments])  # type: ignore[union-attr, operator]  # a Module's attributes have no types
+    down = torch.cat([s.down.weight for s in layer.segments], 1)  # type: ignore[union-attr, misc, list-item]  # a Module's attributes have no types
     rows = []
     for x_D, level in zip(x_TD, levels, strict=True):
         inner_F = F.silu(gate @ x_D) * (up @ x_D)
@@ -253,9 +253,9 @@ def test_routes_are_factors_on_the_weights_of_a_sense() -> None:
     rotation = model.rotary(torch.arange(count))
     with torch.inference_mode():
         ours = attention(x_TD, rotation, DenseContext(modalities_T=modalities))
-        qkv = (x_TD @ attention.qkv.weight.T).view(count, -1, 16)  # type: ignore[union-attr]
+        qkv = (x_TD @ attention.qkv.weight.T).view(count, -1, 16)  # type: ignore[union-attr]  # a Module's attributes have no types
         kept = [d for d in range(16) if d not in attention._places]
-        routes = (x_TD @ attention.router.weight.T).view(count, 4, 4)  # type: ignore[union-attr]
+        routes = (x_TD @ attention.router.weight.T).view(count, 4, 4)  # type: ignore[union-attr]  # a Module's attributes have no types
         half = 8
         cos, sin = rotation.cos, rotation.sin
         outs = []
@@ -268,7 +268,7 @@ def test_routes_are_factors_on_the_weights_of_a_sense() -> None:
             scores = q[:, kept] @ k[:, kept].T * spec.scale + routes[:, head][:, modalities]
             scores = scores.masked_fill(torch.ones(count, count).triu(1).bool(), float("-inf"))
             outs.append(scores.softmax(1) @ v)
-        expected = torch.cat(outs, 1) @ attention.output.weight.T  # type: ignore[union-attr]
+        expected = torch.cat(outs, 1) @ attention.output.weight.T  # type: ignore[union-attr]  # a Module's attributes have no types
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
 
 
@@ -295,7 +295,7 @@ def test_an_adapter_moves_the_rows_of_its_sense_behind_its_layer() -> None:
     adapters = {name: {key: value.clone() for key, value in state.items()} for name, state in adapters.items()}
     with torch.no_grad():
         for adapter in model.adapters.values():
-            adapter.up.weight.zero_()  # type: ignore[union-attr, operator]
+            adapter.up.weight.zero_()  # type: ignore[union-attr, operator]  # a Module's attributes have no types
     positions, context = torch.arange(40), DenseContext(modalities_T=modalities)
     with torch.inference_mode():
         stream = model(ids, positions, context, range(layer)).clone()
@@ -478,7 +478,7 @@ def route(model: UnifiedDecoder, one: Prompt) -> None:
         # Least squares, and small, so that no factor on another prompt is beyond what a float holds.
         solved_DE = torch.linalg.solve(x_TD.T @ x_TD + torch.eye(64), x_TD.T @ routes_THM.flatten(1))
         with torch.no_grad():
-            attention.router.weight.copy_(solved_DE.T)  # type: ignore[union-attr]
+            attention.router.weight.copy_(solved_DE.T)  # type: ignore[union-attr]  # a Module's attributes have no types
 
 
 def senses_of(one: Prompt) -> torch.Tensor:
@@ -492,7 +492,7 @@ def attended(model: UnifiedDecoder, one: Prompt) -> list[torch.Tensor]:
     """What each layer's attention reads in a dense pass over a prompt, [T, D]."""
     seen: list[torch.Tensor] = []
     hooks = [
-        layer.attention.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))  # type: ignore[union-attr]
+        layer.attention.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))  # type: ignore[union-attr]  # a Module's attributes have no types
         for layer in model.layers
     ]
     reference(model, one, ())
@@ -506,7 +506,7 @@ def slow_routing(model: UnifiedDecoder, one: Prompt, present: Sequence[str]) -> 
     names = [MODALITIES[number] for number in senses_of(one).tolist()]
     layers = []
     for layer, x_TD in zip(model.layers, attended(model, one), strict=True):
-        weight_HMD = layer.attention.router.weight.view(4, len(MODALITIES), 64)  # type: ignore[union-attr, operator]
+        weight_HMD = layer.attention.router.weight.view(4, len(MODALITIES), 64)  # type: ignore[union-attr, operator]  # a Module's attributes have no types
         factors: dict[tuple[str, str], list[float]] = {}
         for x_D, looking in zip(x_TD, names, strict=True):
             for seen in present:

@@ -189,7 +189,7 @@ def test_sounds_that_wait_together_are_encoded_together(tiny: Tiny, monkeypatch:
     one, *_ = sounds = [sound(1, seed) for seed in range(3)]
     alone = pieces(encoder, one)
     assert pieces(encoder, *sounds) == alone
-    monkeypatch.setattr(voxtral, "_ROWS", 2 * FRAMES // 2)
+    monkeypatch.setattr(voxtral, "BATCH_ROWS", 2 * FRAMES // 2)
     assert pieces(encoder, *sounds) == 2 * alone
     for mel, together in zip(sounds, heard(encoder, *sounds), strict=True):
         torch.testing.assert_close(together, reference_features(tiny, mel), atol=TOLERANCE, rtol=0)

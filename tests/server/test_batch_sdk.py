@@ -34,7 +34,7 @@ def made(client: OpenAI, data: bytes, endpoint: str = "/v1/chat/completions") ->
     file = client.files.create(file=("in.jsonl", data), purpose="batch")
     return client.batches.create(
         input_file_id=file.id,
-        endpoint=endpoint,  # type: ignore[arg-type]
+        endpoint=endpoint,  # type: ignore[arg-type]  # a stand-in
         completion_window="24h",
         metadata={"who": "me"},
     )

@@ -118,7 +118,7 @@ def test_text_parts_are_joined_and_other_parts_are_refused(node: Node) -> None:
         "/v1/chat/completions", json={"messages": [{"role": "user", "content": parts}], "max_tokens": 4, "seed": 0}
     )
     assert body.json()["choices"][0]["message"]["content"] == "hey"
-    parts.append({"type": "image_url", "image_url": {"url": "http://x/y.png"}})  # type: ignore[dict-item]
+    parts.append({"type": "image_url", "image_url": {"url": "http://x/y.png"}})  # type: ignore[dict-item]  # of another type than the texts
     refused = node.http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": parts}]})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "messages[0].content[2].type"

@@ -24,12 +24,12 @@ MIB = 1024 * 1024
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     store = tmp_path_factory.mktemp("files") / "store.db"
     with running_node(store=str(store), max_upload_bytes=64 * MIB, body_s=2.0) as running:
-        running.store = store  # type: ignore[attr-defined]
+        running.store = store  # type: ignore[attr-defined]  # kept beside it for the tests
         yield running
 
 
 def folder(node: Node, name: str = "files") -> Path:
-    store: Path = node.store  # type: ignore[attr-defined]
+    store: Path = node.store  # type: ignore[attr-defined]  # kept beside it for the tests
     return store.with_name("store.db.files") / name
 
 
@@ -78,7 +78,7 @@ def test_what_the_client_calls_a_file_names_nothing_on_the_disk(node: Node) -> N
 
 def test_only_the_owner_of_the_process_reads_the_store(node: Node) -> None:
     made = upload(node, b"{}")
-    store: Path = node.store  # type: ignore[attr-defined]
+    store: Path = node.store  # type: ignore[attr-defined]  # kept beside it for the tests
     assert stat.S_IMODE(store.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder(node).stat().st_mode) == 0o700
     assert (folder(node) / made["id"]).is_file()

@@ -73,7 +73,7 @@ def test_a_forced_call_begins_at_once_and_is_valid(real: Node, choice: Any, stre
             (call,) = answer["message"]["tool_calls"]
             name, arguments, reason = call["function"]["name"], call["function"]["arguments"], answer["finish_reason"]
         assert (name, reason) == ("forecast", "tool_calls")
-        jsonschema.validate(json.loads(arguments), TOOL["function"]["parameters"])  # type: ignore[index]
+        jsonschema.validate(json.loads(arguments), TOOL["function"]["parameters"])  # type: ignore[index]  # untyped JSON
 
 
 def test_of_several_tools_the_named_one_is_called(real: Node) -> None:
@@ -81,7 +81,7 @@ def test_of_several_tools_the_named_one_is_called(real: Node) -> None:
         choice = {"type": "function", "function": {"name": name}}
         answer = real.chat("hello", tools=[TOOL, OTHER], tool_choice=choice, max_tokens=120, temperature=1.2).json()
         for call in answer["choices"][0]["message"]["tool_calls"]:
-            assert call["function"]["name"] == tool["function"]["name"]  # type: ignore[index]
+            assert call["function"]["name"] == tool["function"]["name"]  # type: ignore[index]  # untyped JSON
 
 
 def test_no_call_where_none_may_be(real: Node) -> None:
@@ -135,7 +135,7 @@ def test_json_objects_and_formats_beside_calls(real: Node) -> None:
         if message["content"]:
             jsonschema.validate(json.loads(message["content"]), SCHEMA)
         for call in message.get("tool_calls", []):
-            jsonschema.validate(json.loads(call["function"]["arguments"]), TOOL["function"]["parameters"])  # type: ignore[index]
+            jsonschema.validate(json.loads(call["function"]["arguments"]), TOOL["function"]["parameters"])  # type: ignore[index]  # untyped JSON
 
 
 def test_many_formats_at_once(real: Node) -> None:

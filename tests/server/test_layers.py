@@ -81,7 +81,7 @@ def test_websockets_need_a_key_too() -> None:
         raise AssertionError("it got through")
 
     scope = {"type": "websocket", "path": "/v1/realtime", "headers": []}
-    asyncio.run(ApiKeyGate(inner, ["k"])(scope, send, send))  # type: ignore[arg-type]
+    asyncio.run(ApiKeyGate(inner, ["k"])(scope, send, send))  # type: ignore[arg-type]  # a stand-in
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 

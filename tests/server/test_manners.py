@@ -64,7 +64,7 @@ def test_a_reset_is_what_is_here_at_the_recent_pace() -> None:
             self.card = card
             self.stats = EngineStats(**stats)
 
-    allowance = Allowance.of(Engine(running=2, waiting=7, kv_usage=0.255, drain_s=11.2))  # type: ignore[arg-type]
+    allowance = Allowance.of(Engine(running=2, waiting=7, kv_usage=0.255, drain_s=11.2))  # type: ignore[arg-type]  # a stand-in
     assert allowance == (8, 0, 100, 74, 11.2)
     assert allowance is not None
     assert allowance.headers()["x-ratelimit-reset-tokens"] == "12s"

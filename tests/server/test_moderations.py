@@ -181,7 +181,7 @@ def test_a_word_is_never_cut(node: Node, before: int) -> None:
 
 
 def test_no_rule_reaches_further_than_texts_are_cut() -> None:
-    import re._parser as parser  # type: ignore[import-not-found]
+    import re._parser as parser  # type: ignore[import-not-found]  # has no hints
 
     longest = {rule.pattern.pattern[:60]: parser.parse(rule.pattern.pattern).getwidth()[1] for rule in RULES}
     assert {pattern: width for pattern, width in longest.items() if width > REACH} == {}

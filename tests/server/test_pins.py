@@ -141,7 +141,7 @@ def test_using_holds_a_model_and_gives_it_back() -> None:
                     pass
         async with models.using("a"):
             pass
-        assert [served.engine.starts for served in models.served.values()] == [1, 1]  # type: ignore[attr-defined]
+        assert [served.engine.starts for served in models.served.values()] == [1, 1]  # type: ignore[attr-defined]  # a fake engine counts
         await models.close()
         with pytest.raises(NotReadyError, match="shutting down"):
             async with models.using("a"):
@@ -201,5 +201,5 @@ def test_a_wait_that_is_cancelled_in_the_moment_of_its_turn_gives_the_turn_back(
 @pytest.mark.parametrize("wrong", [{"load_timeout_s": 0.0}, {"retry_s": -1.0}, {"idle_unload_s": float("nan")}])
 def test_options_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError) as caught:
-        PoolOptions(**wrong)  # type: ignore[arg-type]
+        PoolOptions(**wrong)  # type: ignore[arg-type]  # wrong on purpose
     assert caught.value.param in wrong

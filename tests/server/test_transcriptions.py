@@ -339,7 +339,7 @@ def test_what_is_no_form_with_one_file_is_refused(node: Node) -> None:
     two = [("file", ("a.wav", data)), ("file", ("b.wav", data))]
     assert refusal(node.http.post(PATH, files=two))[:2] == (400, "file")
     for wrong in ({"json": {"file": "x"}}, {"content": data, "headers": {"content-type": "audio/wav"}}, {}):
-        answer = node.http.post(PATH, **wrong)  # type: ignore[arg-type]
+        answer = node.http.post(PATH, **wrong)  # type: ignore[arg-type]  # wrong on purpose
         assert answer.status_code == 415
         assert "multipart/form-data" in refusal(answer)[2]
     form = {"content-type": "multipart/form-data; boundary=b"}

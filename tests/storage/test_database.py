@@ -141,7 +141,7 @@ def _columns(connection: Connection) -> dict[str, list[tuple[str, str, bool, int
                 _ALIASES.get(str(column["type"]), str(column["type"])),
                 column["nullable"],
                 column["primary_key"],
-            )  # type: ignore[typeddict-item]
+            )  # type: ignore[typeddict-item]  # a part of the record
             for column in looking.get_columns(table)
         ]
         for table in sorted(looking.get_table_names())

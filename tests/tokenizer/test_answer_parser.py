@@ -39,7 +39,7 @@ def answer_tokens(tokenizer: Tokenizer, message: dict[str, Any]) -> list[int]:
     """What mistral-common writes for an assistant's message, as a model would have to answer: without the end."""
     from mistral_common.protocol.instruct.messages import AssistantMessage
 
-    encoder = tokenizer._mistral.instruct_tokenizer  # type: ignore[attr-defined]
+    encoder = tokenizer._mistral.instruct_tokenizer  # type: ignore[attr-defined]  # untyped JSON, or another library's inside
     encoded = encoder.encode_assistant_message(AssistantMessage(**message), is_before_last_user_message=False)
     assert encoded[-1] in tokenizer.eos_ids
     return list(encoded[:-1])
@@ -201,7 +201,7 @@ def test_what_is_no_call_is_text_and_nothing_is_lost(version: str, line: str, te
     parts = parse(tokenizer, [[token] for token in tokens])
     assert parts == parse(tokenizer, [tokens])
     assert [type(part) for part in parts] == [Text]
-    assert parts[0].text == text  # type: ignore[union-attr]
+    assert parts[0].text == text  # type: ignore[union-attr]  # untyped JSON, or another library's inside
 
 
 @pytest.mark.parametrize("version", ["v3", "v13"])

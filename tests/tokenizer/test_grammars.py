@@ -134,7 +134,7 @@ def test_a_model_may_think_first(version: str) -> None:
 def test_formats_of_text(kind: str) -> None:
     tokenizer = tokenizer_of("v13")
     value = {"json_schema": CITY, "grammar": 'start: "{" "}"'}.get(kind)
-    constraint = constraint_of(tokenizer, tools=[], response=ResponseFormat(kind, value))  # type: ignore[arg-type]
+    constraint = constraint_of(tokenizer, tools=[], response=ResponseFormat(kind, value))  # type: ignore[arg-type]  # a parameter of the test
     accepted = {"json_object": '{"a": [1]}', "json_schema": '{"city": "Paris"}', "grammar": "{}"}[kind]
     assert takes("v13", constraint, tokenizer.encode(accepted, bos=False))
     assert not takes("v13", constraint, tokenizer.encode("[]", bos=False))
@@ -147,6 +147,6 @@ def test_keywords_that_cannot_be_enforced_are_refused_only_where_it_was_promised
     tool = {"type": "function", "function": {"name": "f", "parameters": odd}}
     one = answer_tokens(tokenizer, calls_message([("f", {"a": [2]})]))
     assert takes("v13", constraint_of(tokenizer, tools=[tool]), one)
-    tool["function"]["strict"] = True  # type: ignore[index]
+    tool["function"]["strict"] = True  # type: ignore[index]  # untyped JSON, or another library's inside
     with pytest.raises(InvalidRequestError, match="contains"):
         takes("v13", constraint_of(tokenizer, tools=[tool]), one)

@@ -79,8 +79,8 @@ def test_so_it_does_for_any_texts(texts: list[str]) -> None:
 
 def with_template_cached() -> Any:
     if not hasattr(with_template_cached, "made"):
-        with_template_cached.made = with_template(FAMILY, NANO)  # type: ignore[attr-defined]
-    return with_template_cached.made  # type: ignore[attr-defined]
+        with_template_cached.made = with_template(FAMILY, NANO)  # type: ignore[attr-defined]  # kept on the function
+    return with_template_cached.made  # type: ignore[attr-defined]  # kept on the function
 
 
 def test_sentencepiece_too() -> None:

@@ -111,7 +111,7 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([ASK | {"tool_calls": [call()]}], "messages[0].tool_calls"),
     ([ASK, {"role": "assistant", "function_call": {"name": "f"}}], "messages[1].function_call"),
     ([ASK, asked(call()) | {"prefix": True}], "messages[1].prefix"),
-    ([ASK, asked(call()), result(3)], "messages[2].tool_call_id"),  # type: ignore[arg-type]
+    ([ASK, asked(call()), result(3)], "messages[2].tool_call_id"),  # type: ignore[arg-type]  # untyped JSON, or another library's inside
 ]
 
 
@@ -208,14 +208,14 @@ def test_filling_in(version: str) -> None:
     tokens = tokenizer.encode_fim("def f():", "  return x")
     prefix, suffix = tokenizer.special_id("[PREFIX]"), tokenizer.special_id("[SUFFIX]")
     assert tokens[:2] == [tokenizer.bos_id, suffix]
-    assert tokenizer.decode(tokens[2 : tokens.index(prefix)]).lstrip(" ") == "return x"  # type: ignore[arg-type]
-    assert tokenizer.decode(tokens[tokens.index(prefix) + 1 :]) == "def f():"  # type: ignore[arg-type]
+    assert tokenizer.decode(tokens[2 : tokens.index(prefix)]).lstrip(" ") == "return x"  # type: ignore[arg-type]  # untyped JSON, or another library's inside
+    assert tokenizer.decode(tokens[tokens.index(prefix) + 1 :]) == "def f():"  # type: ignore[arg-type]  # untyped JSON, or another library's inside
     assert tokenizer.encode_fim("def f():", "")
     if version == "v3-tekken":
         from mistral_common.protocol.fim.request import FIMRequest
 
         request = FIMRequest(prompt="def f():\n", suffix="    return x\n")
-        theirs = tokenizer._mistral.encode_fim(request).tokens  # type: ignore[attr-defined]
+        theirs = tokenizer._mistral.encode_fim(request).tokens  # type: ignore[attr-defined]  # untyped JSON, or another library's inside
         assert tokenizer.encode_fim("def f():\n", "    return x\n") == theirs
 
 
@@ -253,7 +253,7 @@ def test_any_conversation_is_encoded_or_refused_by_name(
         tokens = tokenizer_of(version).encode_chat(messages, tools=[TOOL] if tools else (), continue_final=continued)
     except InvalidRequestError as error:
         names_a_field = (error.param or "").startswith(("messages", "tools"))
-        assert names_a_field, error.message  # noqa: PT017
+        assert names_a_field, error.message  # noqa: PT017 - the message says which
     else:
         assert tokens
 

@@ -179,7 +179,7 @@ def test_the_loss_of_a_step_is_the_sum_of_its_parts(model: UnifiedDecoder, token
     total, figures = objective(tokenizer, labels=0.7, whole=1.0)(model, 0)
     assert set(figures) == {"text", "labels"}
     assert total.item() == pytest.approx(figures["text"] + 0.7 * figures["labels"], rel=1e-5)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()  # type: ignore[no-untyped-call]  # torch has no hints here
     assert model.label_head is not None
     for parameter in model.label_head.parameters():
         assert parameter.grad is not None

@@ -71,7 +71,7 @@ def test_answers_read_well() -> None:
         ("en", "how many photos", None, "three"), ("zh", "how many photos", None, "三张"),
         ("en", "is there", "dog", "no"), ("zh", "is there", "ship", "有"), ("en", "how many", "dog", "none"),
     ):  # fmt: skip
-        assert answer(four, language, ask, about) == said  # type: ignore[arg-type]
+        assert answer(four, language, ask, about) == said  # type: ignore[arg-type]  # a parameter of the test
     both = Scene(1, ("dog", "dog"))
     assert answer(both, "en", "where", "dog") == "on the left and on the right"
     assert answer(Scene(0, ("deer",)), "en", "describe") == "one photo: a deer"

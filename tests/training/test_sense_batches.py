@@ -227,7 +227,7 @@ def test_gradients_reach_every_part(model: UnifiedDecoder, tokenizer: TekkenToke
     loss = F.cross_entropy(model.logits(hidden[counted]), batch.targets_T[counted])
     for group, logits in zip(GROUPS, model.label_logits(hidden[batch.ends_N]), strict=True):
         loss = loss + F.cross_entropy(logits, batch.labels[group.name], ignore_index=IGNORED)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no hints here
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [name for name in without if not name.startswith(("gate", "embedding_head"))] == []
 
@@ -250,7 +250,7 @@ def test_pairs_bring_what_is_sensed_and_its_caption(model: UnifiedDecoder, token
     assert not said.media
     model.zero_grad()
     vectors = [
-        model.embedding_head(model(embed(model, one), one.positions_T, one.context())[one.ends_N])  # type: ignore[misc]
+        model.embedding_head(model(embed(model, one), one.positions_T, one.context())[one.ends_N])  # type: ignore[misc]  # a Module's attributes have no types
         for one in (sensed, said)
     ]
     ContrastiveLoss(temperature=0.1)(*vectors, captions).backward()

@@ -681,7 +681,7 @@ def test_params_of_pixtral_large() -> None:
 def test_pixtral_is_the_same_in_both_formats() -> None:
     (hf,) = parse(PUBLISHED["Pixtral-12B"]).encoders
     vision = {
-        **PIXTRAL_LARGE_PARAMS["vision_encoder"],  # type: ignore[dict-item]
+        **PIXTRAL_LARGE_PARAMS["vision_encoder"],  # type: ignore[dict-item]  # nested JSON
         "hidden_size": 1024,
         "intermediate_size": 4096,
         "num_hidden_layers": 24,
@@ -750,10 +750,10 @@ def test_params_of_the_wrong_kind_are_errors_of_ours(key: str) -> None:
 
 @pytest.mark.parametrize("section", ["yarn", "llama_4_scaling"])
 def test_sections_of_params_of_the_wrong_kind(section: str) -> None:
-    for key in MINISTRAL_3_PARAMS[section]:  # type: ignore[attr-defined]
+    for key in MINISTRAL_3_PARAMS[section]:  # type: ignore[attr-defined]  # nested JSON
         for wrong in ("7", -1, 0, [], {}, None, float("nan")):
             values = copy.deepcopy(MINISTRAL_3_PARAMS)
-            values[section][key] = wrong  # type: ignore[index]
+            values[section][key] = wrong  # type: ignore[index]  # nested JSON
             try:
                 config = native.parse(values)
             except ConfigError:

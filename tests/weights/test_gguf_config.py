@@ -122,7 +122,7 @@ def test_ministral_3_is_as_its_own_config_says() -> None:
     assert (read.rope_theta, read.max_position_embeddings) == (own.rope_theta, own.max_position_embeddings)
     assert read.rms_norm_eps == pytest.approx(own.rms_norm_eps, rel=1e-6)
     assert own.query_scaling is not None
-    assert read.query_scaling == QueryScaling(pytest.approx(0.1, rel=1e-6), 16384)  # type: ignore[arg-type]
+    assert read.query_scaling == QueryScaling(pytest.approx(0.1, rel=1e-6), 16384)  # type: ignore[arg-type]  # approx stands for a number
 
 
 @pytest.mark.parametrize(("log_multiplier", "factor"), [(1.0, 1.0), (0.0, 0.1 * math.log(16) + 1), (None, None)])

@@ -87,8 +87,8 @@ def test_stored_types(folder: Path, native: Path, made: Tiny, dtype: torch.dtype
 def test_a_type_asked_for(made: Tiny, dtype: torch.dtype) -> None:
     model = load_model(made.folder, dtype=dtype)
     original = load_file(made.folder / "model.safetensors")
-    assert torch.equal(model.head.part(None), original["lm_head.weight"].to(dtype))  # type: ignore[union-attr]
-    assert torch.equal(model.get_submodule("layers.1.attention.qkv").part("q"), original[QUERY].to(dtype))  # type: ignore[operator]
+    assert torch.equal(model.head.part(None), original["lm_head.weight"].to(dtype))  # type: ignore[union-attr]  # a Module's attributes have no types
+    assert torch.equal(model.get_submodule("layers.1.attention.qkv").part("q"), original[QUERY].to(dtype))  # type: ignore[operator]  # a Module's attributes have no types
 
 
 def test_a_loaded_model_is_frozen_and_in_eval_mode(made: Tiny) -> None:

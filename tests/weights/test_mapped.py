@@ -68,7 +68,7 @@ def test_a_folder_saved_again_by_others_is_read(folder: Path, tmp_path: Path) ->
 
     def logits(model: torch.nn.Module) -> torch.Tensor:
         with torch.inference_mode():
-            return model.logits(model(ids, torch.arange(40), DenseContext()))  # type: ignore[no-any-return, operator]
+            return model.logits(model(ids, torch.arange(40), DenseContext()))  # type: ignore[no-any-return, operator]  # a Module's attributes have no types
 
     assert torch.equal(logits(load_model(folder)), logits(load_model(tmp_path)))
 

@@ -76,7 +76,7 @@ def refused(folder: Path) -> str:
 def test_what_was_packed_is_loaded(folder: Path) -> None:
     model = load_model(folder)
     assert model.dtype == torch.float32
-    assert all(isinstance(layer.format, Quantised) for layer in (model.embed, model.head))  # type: ignore[union-attr]
+    assert all(isinstance(layer.format, Quantised) for layer in (model.embed, model.head))  # type: ignore[union-attr]  # a Module's attributes have no types
     original = tiny_checkpoints.make("mistral-blocks", folder.parent / "again").reference.state_dict()
     for name, target, part in (
         ("model.layers.0.self_attn.q_proj.weight", "layers.0.attention.qkv", "q"),

@@ -96,12 +96,12 @@ def _wrong_usage(error: typer.TyperException, program: str) -> int:
     context = getattr(error, "ctx", None)
     path = program if context is None else context.command_path
     message = " ".join(error.format_message().split())
-    print(f"error: {message} See '{path} --help'.", file=sys.stderr)  # noqa: T201
+    print(f"error: {message} See '{path} --help'.", file=sys.stderr)  # noqa: T201 - typer is not imported for this
     return error.exit_code
 
 
 def _interrupted() -> int:
-    print("interrupted", file=sys.stderr)  # noqa: T201
+    print("interrupted", file=sys.stderr)  # noqa: T201 - typer is not imported for this
     return INTERRUPTED
 
 

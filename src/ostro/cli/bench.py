@@ -49,7 +49,7 @@ def bench(
     llm = LLM(
         model,
         device=device,  # type: ignore[arg-type]  # LLM checks the names
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,  # type: ignore[arg-type]  # checked by EngineOptions
         quantize=quantize,
         kv_dtype=kv_dtype,
         threads=threads,

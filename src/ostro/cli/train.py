@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ostro.cli.cards import filled_card, read_card
+
 EXAMPLE = "Example: ostro train recipes/ostro-nano.yaml --data DIR --out runs/ostro-nano"
 
 
@@ -27,7 +29,6 @@ def train(
 ) -> None:
     import torch
 
-    from ostro.cli.cards import read_card
     from ostro.engine.engine import pick_device
     from ostro.training.plot import check_plotting, plot_log
     from ostro.training.recipe import Recipe, convert, read_yaml
@@ -55,8 +56,6 @@ def train(
 
 def _tell(figures: dict[str, float], out: Path, card: str | None, *, as_json: bool) -> None:
     """The card of the checkpoint, and what came of the run."""
-    from ostro.cli.cards import filled_card
-
     if card is not None:
         (out / "model" / "README.md").write_text(filled_card(card, figures), encoding="utf-8")
     if as_json:

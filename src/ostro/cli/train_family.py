@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ostro.cli.cards import filled_card, read_card
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -27,7 +29,6 @@ def train_family(
 ) -> dict[str, float]:
     """Train by a recipe of kind family, or go on; returns the final figures, those of the smaller model with `edge_`
     before their names. Each checkpoint gets its card. Raises ConfigError, TrainingError."""
-    from ostro.cli.cards import filled_card, read_card
     from ostro.training.family import run_family
     from ostro.training.family_recipe import FamilyRecipe
     from ostro.training.plot import plot_log

@@ -125,7 +125,7 @@ class _Run:
             )
             if asked
             else None,
-            calibration_tokens=self._texts.calibration_NL.numel() if calibrated else 0,  # type: ignore[union-attr]
+            calibration_tokens=self._texts.calibration_NL.numel() if calibrated else 0,  # type: ignore[union-attr]  # there, where it is calibrated
             seconds=time.monotonic() - started,
             matrices=self._matrices,
         )
@@ -143,7 +143,7 @@ class _Run:
         self._round_embedding()
         after = Stream(evaluation_NL, self._embed, model.rotary)
         calibrated = needs_inputs(self._recipe)
-        shown = Stream(texts.calibration_NL, self._embed, model.rotary) if calibrated else None  # type: ignore[arg-type]
+        shown = Stream(texts.calibration_NL, self._embed, model.rotary) if calibrated else None  # type: ignore[arg-type]  # there, where it is calibrated
         for index in range(len(model.layers)):
             self._block(index, before, after, shown)
         return self._head(before, after, shown)

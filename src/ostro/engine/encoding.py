@@ -10,10 +10,7 @@ import torch
 
 from ostro.core.media import MediaInput
 from ostro.models.layers.decoder import Decoder
-from ostro.models.layers.encoder import Work
-
-# Rows inside an encoder that are worth one batch; a larger input is one by itself.
-BATCH_ROWS = 4096
+from ostro.models.layers.encoder import BATCH_ROWS, Work
 
 NOT_FINITE = (
     "What the model's encoder made of the {modality} is not finite (NaN or infinity). Its weights are damaged or its "
@@ -68,25 +65,27 @@ class EncoderRunner:
         return self._outputs[digest][start:stop]
 
     def advance(self, seconds: float) -> dict[str, str]:
-        """Work for about so many seconds, one piece at least; digests of what is finished, with an error each, which is
-        empty where there is none."""
+        """Work for so many seconds at most, but one piece at least; digests of what is finished, with an error each,
+        which is empty where there is none."""
         deadline = time.perf_counter() + seconds
         finished: dict[str, str] = {}
         while self._job is not None or self._waiting:
             if self._job is None:
                 self._job = self._next_job()
+            begun = time.perf_counter()
             try:
                 next(self._job.work)
             except StopIteration as end:
                 finished |= self._take(self._job.inputs, end.value)
                 self._job = None
             self.wait()
-            if time.perf_counter() >= deadline:
+            now = time.perf_counter()
+            if now + (now - begun) > deadline:  # One more would take as long as this one.
                 break
         return finished
 
     def _next_job(self) -> _Job:
-        """The first in the queue, and others of its sense that fit into a batch with it."""
+        """The first in the queue, and others of its sense that fit into a batch with it; a larger one is by itself."""
         first = self._waiting[0]
         encoder = self._model.encoder(first.modality)
         assert encoder is not None, "the engine checks"

@@ -112,12 +112,13 @@ def _decode(
     limit = int(settings.max_seconds * sound.samplerate)
     if told is not None and told > limit:
         raise _too_long(f"{told / sound.samplerate:.0f} seconds long", settings)
-    # Of the last chunk it is not known how much is padding: so one sample less is asked about.
     sure = (told or 0) - (MP3_SLACK if found == MP3 else 0)
-    least = settings.tokens(max(1, sure * settings.sampling_rate // sound.samplerate - 1))
-    if room is not None and sure > 0 and least > room:
-        raise PromptTooLongError(least, None, room, at_least=True)
-    if (told or 0) * sound.channels > MAX_SAMPLES:
+    if room is not None and sure > 0:
+        # Resampled, it may be a sample shorter.
+        least = settings.tokens(max(1, sure * settings.sampling_rate // sound.samplerate - 1))
+        if least > room:
+            raise PromptTooLongError(least, None, room, at_least=True)
+    if sure * sound.channels > MAX_SAMPLES:
         raise _too_many(sound)
     resampler = None
     if sound.samplerate != settings.sampling_rate:
@@ -130,7 +131,7 @@ def _decode(
         if count * sound.channels > MAX_SAMPLES:
             raise _too_many(sound)
         pieces.append(mono if resampler is None else resampler.resample_chunk(mono))
-    if told is not None and count < told - (MP3_SLACK if found == MP3 else 0):
+    if count < sure:
         raise cut_off(found)
     if resampler is not None:
         pieces.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))

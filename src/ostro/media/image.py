@@ -94,7 +94,7 @@ def open_image(data: bytes, *, declared: str | None = None) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=tuple(_FORMATS))
             _check(image, declared)
             image.load()
-            # A file without that tag is upright; one whose metadata cannot be read has none either.
+            # It is turned before its tags are written back, which can fail for others of them.
             with suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
             return image
@@ -207,16 +207,12 @@ def _as_transformers(image: Image.Image, width: int, height: int) -> np.ndarray:
 _BAND_PIXELS = 1 << 21
 
 
-def resize_cubic(image_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Cubic interpolation (Keys 1981, with a = -0.75) as OpenCV's INTER_CUBIC: 8-bit pixels -> float32
-    [height, width, 3]. Pixels beyond the edge are those of the edge."""
-    size = image_HWC.shape[0], image_HWC.shape[1]
-    return _resize_cubic(lambda start, stop: image_HWC[start:stop], size, (height, width))
-
-
 def _resize_cubic(rows: Callable[[int, int], np.ndarray], size: tuple[int, int], wanted: tuple[int, int]) -> np.ndarray:
-    """`resize_cubic` of what `rows` gives from one row to before another, from the first on. size, wanted: height and
-    width."""
+    """Cubic interpolation (Keys 1981, with a = -0.75) as OpenCV's INTER_CUBIC: 8-bit pixels -> float32
+    [height, width, 3]. Pixels beyond the edge are those of the edge.
+
+    rows: gives those from one row to before another, [rows, width, 3]. size, wanted: height and width.
+    """
     import numpy as np
 
     rows_O4, row_weights_O4 = _taps(size[0], wanted[0])

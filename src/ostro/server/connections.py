@@ -23,7 +23,7 @@ class ImpatientProtocol(H11Protocol):
         self.headers_s = headers_s
         self._waiting: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio types it wider than a server is given
         super().connection_made(transport)
         self._wait()
 

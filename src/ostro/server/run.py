@@ -101,7 +101,7 @@ class _DrainingServer(uvicorn.Server):
             if self._on_ready is not None and self._draining is None:
                 self._on_ready()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the base class has it
         """Called as a signal handler. The signal is not kept for uvicorn to raise again: a drained exit is 0."""
         if self._loop is None or self._draining is not None:
             self.should_exit = True

@@ -61,7 +61,7 @@ class Tokenizer(ABC):
             raise InvalidRequestError("The messages hold media, which are more than token ids.", param="messages")
         return prompt.token_ids
 
-    def render_transcription(self, media: MediaInput, language: str | None = None) -> Prompt:  # noqa: ARG002
+    def render_transcription(self, media: MediaInput, language: str | None = None) -> Prompt:  # noqa: ARG002 - for tokenizers that can
         """A prompt that asks for what is said in a sound. language: of the speech, ISO 639-1; None leaves it open.
 
         Raises InvalidRequestError where the template cannot ask for that.
@@ -72,7 +72,7 @@ class Tokenizer(ABC):
             code="unsupported_parameter",
         )
 
-    def encode_fim(self, prompt: str, suffix: str) -> list[int]:  # noqa: ARG002
+    def encode_fim(self, prompt: str, suffix: str) -> list[int]:  # noqa: ARG002 - for tokenizers that can
         """Token ids that ask for what is between two texts. Raises InvalidRequestError where there is no way to."""
         raise InvalidRequestError(
             f"This model's tokenizer ({self.version}) has no tokens for filling in between a prompt and a suffix.",
@@ -80,7 +80,7 @@ class Tokenizer(ABC):
             code="unsupported_parameter",
         )
 
-    def special_id(self, name: str) -> int | None:  # noqa: ARG002
+    def special_id(self, name: str) -> int | None:  # noqa: ARG002 - for tokenizers that can
         """The id of the control token of that name, such as "[TOOL_CALLS]"; None where the vocabulary has none."""
         return None
 

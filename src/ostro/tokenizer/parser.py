@@ -211,7 +211,7 @@ class _Parts:
             return
         kind, index = self._kind
         text = "".join(self._pieces)
-        self._done.append(CallArguments(index, text) if kind is CallArguments else kind(text))  # type: ignore[call-arg,arg-type]
+        self._done.append(CallArguments(index, text) if kind is CallArguments else kind(text))  # type: ignore[call-arg,arg-type]  # each kind has its own arguments
         self._kind = None
         self._pieces = []
 

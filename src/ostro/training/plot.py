@@ -20,13 +20,12 @@ def check_plotting() -> None:
 
 def plot_log(log: Path, picture: Path) -> None:
     """Loss and validation accuracy over steps, from a run's log.jsonl. Raises MissingExtraError without matplotlib."""
-    try:
-        import matplotlib
+    check_plotting()
+    import matplotlib
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise MissingExtraError("The loss plot", "train") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     # A run that was broken off repeats the steps since its last save: the later line counts.
     by_step = {row["step"]: row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
     rows = [by_step[step] for step in sorted(by_step)]

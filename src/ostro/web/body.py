@@ -206,7 +206,7 @@ def _count_containers(body: bytes) -> int:
     return body.count(b"[") + body.count(b"{")
 
 
-async def handle_bad_parameter(request: Request, error: Exception) -> Response:  # noqa: ARG001
+async def handle_bad_parameter(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's interface
     """For FastAPI's `exception_handlers`: what it finds wrong in a path or a query itself."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]

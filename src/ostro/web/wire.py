@@ -136,7 +136,7 @@ class GenerationRequest(WireRequest):
             "n": self.n,
         }
         return SamplingParams(
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]  # fields are checked where they are used
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
             logit_bias=_biases(self.logit_bias or {}),

@@ -204,7 +204,7 @@ class Decoder(nn.Module):
         counts += [(weight.numel(), weight.numel() * weight.element_size()) for weight in others]
         return sum(count for count, _ in counts), sum(taken for _, taken in counts)
 
-    def label_scores(self, hidden_D: torch.Tensor) -> list[LabelScore]:  # noqa: ARG002
+    def label_scores(self, hidden_D: torch.Tensor) -> list[LabelScore]:  # noqa: ARG002 - for models with labels
         """What the head for labels says of one row [D]; nothing where there is none."""
         return []
 

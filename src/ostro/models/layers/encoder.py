@@ -23,6 +23,8 @@ from ostro.models.layers.linear import Linear
 PIECE_ROWS = 128
 # A GPU is idle between small ones.
 GPU_PIECE_ROWS = 2048
+# Rows that are worth one batch.
+BATCH_ROWS = 4096
 _piece_rows = PIECE_ROWS
 
 Result = TypeVar("Result")

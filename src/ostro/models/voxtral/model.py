@@ -17,6 +17,7 @@ from ostro.kernels.linear import linear
 from ostro.models.layers.decoder import Decoder
 from ostro.models.layers.encoder import (
     ACTIVATIONS,
+    BATCH_ROWS,
     Encoder,
     LayerNorm,
     Projector,
@@ -34,8 +35,6 @@ MODEL = Decoder
 # Of both convolutions; the second goes on by two.
 KERNEL = 3
 FRAMES_PER_ROW = 2
-# Rows of chunks that are encoded side by side.
-_ROWS = 4096
 
 
 class Convolution(Table):
@@ -124,7 +123,7 @@ class VoxtralEncoder(Encoder):
         positions_NC = self._positions(self.norm.scale.weight.device)
         # Chunks of all sounds side by side, but few, so that an hour takes no more memory than a minute.
         chunks = [mel_MF for sound in inputs for mel_MF in sound]
-        together = max(1, _ROWS // self.config.positions)
+        together = max(1, BATCH_ROWS // self.config.positions)
         done = []
         for start in range(0, len(chunks), together):
             done.append((yield from self._encode_chunks(chunks[start : start + together], positions_NC)))
