@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace ostro {
 
@@ -11,8 +12,9 @@ enum class DType : int { f32 = 0, bf16 = 1 };
 void rms_norm(DType dtype, uintptr_t out, uintptr_t x, uintptr_t residual, uintptr_t weight, int64_t rows,
               int64_t width, float eps);
 
-// out[t, f] = silu(gate_up[t, f]) * gate_up[t, width + f].
-void silu_mul(DType dtype, uintptr_t out, uintptr_t gate_up, int64_t rows, int64_t width);
+// out[t, f] = silu(gate[t, f]) * up[t, f]. A row of gate_up holds gate and up of the first size, then of the second, and
+// so on; one of out has the sizes side by side.
+void silu_mul(DType dtype, uintptr_t out, uintptr_t gate_up, int64_t rows, const std::vector<int64_t> &sizes);
 
 // One token a row, [rows] int64, from probabilities [rows, vocabulary] float32 whose rows are `stride` apart. draws: [rows]
 // float64. filters: [rows, 3] float64: top_k (0 for none), top_p, min_p.

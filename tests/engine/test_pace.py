@@ -20,9 +20,9 @@ def learned(slowdown: float) -> Pace:
 
 @pytest.mark.parametrize("slowdown", [1.05, 1.5, 2.0, 4.0])
 def test_a_step_takes_no_longer_than_was_said(slowdown: float) -> None:
-    """Prefill and encoding share the time; each alone has all of it, and makes use of it."""
+    """Prefill and encoding share the time; each alone has all that is planned of it, and makes use of it."""
     pace = learned(slowdown)
-    spare = (slowdown - 1) * DECODE_S
+    spare = 0.9 * (slowdown - 1) * DECODE_S
     alone = pace.chunk(encoding=False) * TOKEN_S
     assert max(TOKEN_S, spare - TOKEN_S) <= alone <= spare + 1e-9 or alone == TOKEN_S
     assert pace.encode_s(decoding=True, prefilling=False) == pytest.approx(spare)

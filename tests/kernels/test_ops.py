@@ -117,6 +117,15 @@ def test_silu_mul(rows: int, width: int, dtype: torch.dtype, seed: int, scale: f
             torch.testing.assert_close(out.double(), exact, atol=1e-6, rtol=rtol)
 
 
+@given(st.integers(0, 9), st.lists(st.integers(1, 70), min_size=1, max_size=4), dtypes, st.integers(0, 99))
+def test_silu_mul_of_projections_side_by_side(rows: int, sizes: list[int], dtype: torch.dtype, seed: int) -> None:
+    with torch.inference_mode():
+        gate_up = random(rows, 2 * sum(sizes), dtype=dtype, seed=seed)
+        apart = [silu_mul(one.contiguous()) for one in gate_up.split([2 * size for size in sizes], dim=1)]
+        for out in (silu_mul(gate_up, sizes), silu_reference.silu_mul(gate_up, sizes)):
+            check(out, torch.cat(apart, dim=1))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_silu_of_huge_gates(dtype: torch.dtype) -> None:
     gates = torch.tensor([-1e4, -200.0, -88.0, 0.0, 88.0, 1e4, 1e30, -1e30, math.inf, math.nan], dtype=dtype)

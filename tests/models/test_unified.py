@@ -23,6 +23,7 @@ from ostro.models.config import DecoderConfig
 from ostro.models.layers.context import DenseContext
 from ostro.models.layers.decoder import Decoder, FeedForward
 from ostro.models.layers.encoder import finished
+from ostro.models.ostro import model as unified
 from ostro.models.ostro.config import (
     MODALITIES,
     AdapterConfig,
@@ -178,27 +179,69 @@ def slow_feed_forward(layer: NestedFeedForward, x_TD: torch.Tensor, levels: Sequ
 @pytest.mark.parametrize(
     "levels", [[0] * 9, [2] * 9, [1] * 9, [0, 1, 2, 2, 1, 0, 0, 1, 2], [0, 0, 0, 0, 0, 0, 0, 0, 2]]
 )
-def test_narrow_rows_run_the_first_channels(levels: list[int]) -> None:
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_narrow_rows_run_the_first_channels(levels: list[int], laid_out: bool) -> None:
     model = make(**WHOLE)
     layer = model.layers[0].feed_forward
     assert isinstance(layer, NestedFeedForward)
     x_TD = torch.randn(9, 64)
+    slow = slow_feed_forward(layer, x_TD, levels)
+    if laid_out:
+        layer.lay_out()
     with torch.inference_mode():
         out = layer(x_TD, Levels.of(torch.tensor(levels), 3))
-        torch.testing.assert_close(out, slow_feed_forward(layer, x_TD, levels), atol=1e-5, rtol=0)
+        torch.testing.assert_close(out, slow, atol=1e-5, rtol=0)
+        if set(levels) == {2}:
+            torch.testing.assert_close(layer(x_TD, None), slow, atol=1e-5, rtol=0)
 
 
-def test_channels_that_are_pruned_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_laid_out_may_change_and_move() -> None:
+    """They are the same memory as what runs, and what is copied elsewhere doesn't run by the old ones."""
+    layer = make(**WHOLE).layers[0].feed_forward
+    assert isinstance(layer, NestedFeedForward)
+    levels, x_TD = Levels.of(torch.tensor([1] * 5), 3), torch.randn(5, 64)
+    layer.lay_out()
+    names = {name: value.clone() for name, value in layer.state_dict().items()}
+    layer.load_state_dict({name: value * 1.5 for name, value in names.items()})
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x_TD, levels), slow_feed_forward(layer, x_TD, [1] * 5), atol=1e-4, rtol=0)
+    layer.double()
+    layer.load_state_dict(names)
+    with torch.inference_mode():
+        moved = layer(x_TD.double(), levels)
+        torch.testing.assert_close(moved, slow_feed_forward(layer, x_TD.double(), [1] * 5))
+
+
+def test_levels_of_one_row_are_those_of_many() -> None:
+    for level in range(3):
+        one, many = Levels.of(torch.tensor([level]), 3), Levels.of(torch.tensor([level] * 4), 3)
+        assert one.same == many.same == level
+        assert [None if rows is None else len(rows) for rows in one.rows] == [
+            None if rows is None else len(rows) for rows in many.rows
+        ]
+    assert Levels.of(torch.tensor([0, 1]), 3).same is None
+
+
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_channels_that_are_pruned_are_not_computed(monkeypatch: pytest.MonkeyPatch, laid_out: bool) -> None:
     """Real smaller products: rows times channels of every product that runs."""
     model = make(**WHOLE)
+    if laid_out:
+        model.lay_out()
     ran: list[tuple[int, int]] = []
-    plain = FeedForward.forward
+    plain, plain_product = FeedForward.forward, unified.linear
 
     def counted(self: FeedForward, x_TD: torch.Tensor) -> torch.Tensor:
         ran.append((len(x_TD), self.down.in_features))
         return plain(self, x_TD)
 
+    def product(x_TI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+        if weight_OI.stride(0) == 1:  # the second of two
+            ran.append((len(x_TI), x_TI.shape[1]))
+        return plain_product(x_TI, weight_OI)
+
     monkeypatch.setattr(FeedForward, "forward", counted)
+    monkeypatch.setattr(unified, "linear", product)
     ids = ids_of(50, 3)
     for level, share in ((0, 0.25), (1, 0.5), (2, 1.0)):
         ran.clear()

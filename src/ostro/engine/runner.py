@@ -107,6 +107,7 @@ class Runner:
         self.cache = cache
         self.device = model.device
         self._on_cpu = self.device.type == "cpu"
+        model.lay_out()
         self._native = NativeDecoder.of(model, cache)
         self.encoders = EncoderRunner(model)
         self._masks = None if grammars is None else MaskMaker(model.config.vocab_size, on_cpu=self._on_cpu)

@@ -151,6 +151,10 @@ class Decoder(nn.Module):
         """One layer; architectures with another kind of block say so here."""
         return Block(config, layer)
 
+    def lay_out(self) -> None:
+        """Called when the weights are where they stay: to put them in memory as they are read best. They may change
+        afterwards, but not be replaced by others."""
+
     def forward(
         self,
         inputs: torch.Tensor,

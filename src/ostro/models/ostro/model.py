@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ostro.core.request import LabelScore
+from ostro.kernels.linear import linear
+from ostro.kernels.silu_mul import silu_mul
 from ostro.models.config import DecoderConfig
 from ostro.models.layers.context import Context
 from ostro.models.layers.decoder import Attention, Block, Decoder, FeedForward
@@ -26,18 +28,24 @@ MOST_LABELS = 5
 
 @dataclass(frozen=True)
 class Levels:
-    """Which rows run more than the first level: `rows[i]` those of level i + 1 and above, None where that is all."""
+    """Which rows run more than the first level. rows[i]: those of level i + 1 and above, None where that is all. same:
+    the level of all rows, None where they differ."""
 
     rows: tuple[torch.Tensor | None, ...]
+    same: int | None
 
     @classmethod
     def of(cls, levels_T: torch.Tensor, count: int) -> Levels:
         """levels_T: 0 to count - 1."""
+        if len(levels_T) == 1:  # One token at a time: what follows costs as much as a layer of a small model.
+            level = int(levels_T)
+            return cls((None,) * level + (levels_T.new_empty(0),) * (count - 1 - level), level)
         rows: list[torch.Tensor | None] = []
         for level in range(1, count):
             found_N = (levels_T >= level).nonzero()[:, 0]
             rows.append(None if len(found_N) == len(levels_T) else found_N)
-        return cls(tuple(rows))
+        alike = all(found is None or not len(found) for found in rows)
+        return cls(tuple(rows), rows.count(None) if alike else None)
 
 
 class NestedFeedForward(nn.Module):
@@ -46,11 +54,40 @@ class NestedFeedForward(nn.Module):
 
     def __init__(self, config: DecoderConfig, widths: Sequence[int]) -> None:
         super().__init__()
-        sizes = [after - before for before, after in zip((0, *widths), widths, strict=False)]
-        self.segments = nn.ModuleList(FeedForward(config, size) for size in sizes)
+        self._sizes = [after - before for before, after in zip((0, *widths), widths, strict=False)]
+        self.segments = nn.ModuleList(FeedForward(config, size) for size in self._sizes)
+        # Weights of all channels: [2 F, D], gate and up of the first segment, then of the second; and [F, D], down.
+        self._prefixes: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def lay_out(self) -> None:
+        """Put the segments' weights side by side in memory, where they are dense: rows that all have one level then run
+        as one product over the first channels. Weights may change afterwards, but not be replaced by others."""
+        segments = [one for one in self.segments if isinstance(one, FeedForward)]
+        weights = [(one.gate_up.weight, one.down.weight) for one in segments]
+        dense = [(gate_up, down) for gate_up, down in weights if gate_up is not None and down is not None]
+        if len(dense) < len(self.segments):
+            return
+        gate_up_2FD = torch.cat([gate_up.data for gate_up, _ in dense])
+        down_FD = torch.cat([down.data.T for _, down in dense])
+        start = 0
+        for (gate_up, down), size in zip(dense, self._sizes, strict=True):
+            gate_up.data = gate_up_2FD[2 * start : 2 * (start + size)]
+            down.data = down_FD[start : start + size].T
+            start += size
+        self._prefixes = gate_up_2FD, down_FD
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> NestedFeedForward:
+        self._prefixes = None  # `Module.to` and others of its kind replace the weights
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]  # torch has no hints here
 
     def forward(self, x_TD: torch.Tensor, levels: Levels | None) -> torch.Tensor:
         """levels: None runs all channels for every row."""
+        same = len(self.segments) - 1 if levels is None else levels.same
+        if same is not None and self._prefixes is not None and not torch.is_grad_enabled():
+            sizes = self._sizes[: same + 1]
+            gate_up_2FD, down_FD = self._prefixes
+            width = sum(sizes)
+            return linear(silu_mul(linear(x_TD, gate_up_2FD[: 2 * width]), sizes), down_FD[:width].T)
         out_TD: torch.Tensor = self.segments[0](x_TD)
         for index in range(1, len(self.segments)):
             rows_N = None if levels is None else levels.rows[index - 1]
@@ -184,6 +221,11 @@ class UnifiedDecoder(Decoder):
 
     def make_block(self, config: DecoderConfig, layer: int) -> Block:
         return UnifiedBlock(config, layer)
+
+    def lay_out(self) -> None:
+        for block in self.layers:
+            if isinstance(block.feed_forward, NestedFeedForward):
+                block.feed_forward.lay_out()
 
     def forward(
         self,
