@@ -195,6 +195,22 @@ def test_narrow_rows_run_the_first_channels(levels: list[int], laid_out: bool) -
             torch.testing.assert_close(layer(x_TD, None), slow, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("levels", [[1] * 9, [0, 1, 2, 2, 1, 0, 0, 1, 2]])
+def test_gradients_are_those_of_the_slow_layer(levels: list[int]) -> None:
+    """Of the rows, and of the weights that each segment ends with."""
+    layer = make(**WHOLE).requires_grad_(True).layers[0].feed_forward
+    assert isinstance(layer, NestedFeedForward)
+    x_TD, goal_TD = torch.randn(9, 64, requires_grad=True), torch.randn(9, 64)
+    weights = [x_TD, *(value for name, value in layer.named_parameters() if name.endswith("down.weight"))]
+    ours = torch.autograd.grad(
+        (layer(x_TD, Levels.of(torch.tensor(levels), 3)) * goal_TD).sum(), weights, allow_unused=True
+    )
+    slow = torch.autograd.grad((slow_feed_forward(layer, x_TD, levels) * goal_TD).sum(), weights)
+    for mine, theirs in zip(ours, slow, strict=True):
+        assert mine is not None or (max(levels) < 2 and not theirs.any()), "no segment that ran is without one"
+        torch.testing.assert_close(theirs if mine is None else mine, theirs, atol=1e-4, rtol=0)
+
+
 def test_weights_that_are_laid_out_may_change_and_move() -> None:
     """They are the same memory as what runs, and what is copied elsewhere doesn't run by the old ones."""
     layer = make(**WHOLE).layers[0].feed_forward
@@ -215,11 +231,10 @@ def test_weights_that_are_laid_out_may_change_and_move() -> None:
 def test_levels_of_one_row_are_those_of_many() -> None:
     for level in range(3):
         one, many = Levels.of(torch.tensor([level]), 3), Levels.of(torch.tensor([level] * 4), 3)
-        assert one.same == many.same == level
-        assert [None if rows is None else len(rows) for rows in one.rows] == [
-            None if rows is None else len(rows) for rows in many.rows
-        ]
-    assert Levels.of(torch.tensor([0, 1]), 3).same is None
+        assert one.order_T is many.order_T is None
+        assert [count > 0 for count in one.counts] == [count > 0 for count in many.counts]
+        assert one.counts == (1,) * level + (0,) * (2 - level)
+    assert Levels.of(torch.tensor([0, 1]), 3).order_T is not None
 
 
 @pytest.mark.parametrize("laid_out", [False, True])

@@ -28,24 +28,26 @@ MOST_LABELS = 5
 
 @dataclass(frozen=True)
 class Levels:
-    """Which rows run more than the first level. rows[i]: those of level i + 1 and above, None where that is all. same:
-    the level of all rows, None where they differ."""
+    """How many rows run more than the first level. counts[i]: those of level i + 1 and above. order: the rows from the
+    highest level to the lowest, and back: where each of them is in that; both None where all rows have one level."""
 
-    rows: tuple[torch.Tensor | None, ...]
-    same: int | None
+    counts: tuple[int, ...]
+    order_T: torch.Tensor | None
+    back_T: torch.Tensor | None
 
     @classmethod
     def of(cls, levels_T: torch.Tensor, count: int) -> Levels:
         """levels_T: 0 to count - 1."""
-        if len(levels_T) == 1:  # One token at a time: what follows costs as much as a layer of a small model.
+        rows = len(levels_T)
+        if rows == 1:  # One token at a time: what follows costs as much as a layer of a small model.
             level = int(levels_T)
-            return cls((None,) * level + (levels_T.new_empty(0),) * (count - 1 - level), level)
-        rows: list[torch.Tensor | None] = []
-        for level in range(1, count):
-            found_N = (levels_T >= level).nonzero()[:, 0]
-            rows.append(None if len(found_N) == len(levels_T) else found_N)
-        alike = all(found is None or not len(found) for found in rows)
-        return cls(tuple(rows), rows.count(None) if alike else None)
+            return cls((1,) * level + (0,) * (count - 1 - level), None, None)
+        above_LT = levels_T >= torch.arange(1, count, device=levels_T.device)[:, None]
+        counts = tuple(above_LT.sum(1).tolist())
+        if all(found in (0, rows) for found in counts):
+            return cls(counts, None, None)
+        order_T = levels_T.argsort(descending=True, stable=True)
+        return cls(counts, order_T, order_T.argsort())
 
 
 class NestedFeedForward(nn.Module):
@@ -82,19 +84,26 @@ class NestedFeedForward(nn.Module):
 
     def forward(self, x_TD: torch.Tensor, levels: Levels | None) -> torch.Tensor:
         """levels: None runs all channels for every row."""
-        same = len(self.segments) - 1 if levels is None else levels.same
-        if same is not None and self._prefixes is not None and not torch.is_grad_enabled():
-            sizes = self._sizes[: same + 1]
+        counts = (len(x_TD),) * (len(self.segments) - 1) if levels is None else levels.counts
+        if levels is None or levels.order_T is None or levels.back_T is None:
+            return self._alike(x_TD, sum(count > 0 for count in counts) + 1)
+        x_TD = x_TD.index_select(0, levels.order_T)
+        out_TD: torch.Tensor = self.segments[0](x_TD)
+        for count, segment in zip(counts, self.segments[1:], strict=True):
+            if count:
+                out_TD[:count] += segment(x_TD[:count])
+        return out_TD.index_select(0, levels.back_T)
+
+    def _alike(self, x_TD: torch.Tensor, count: int) -> torch.Tensor:
+        """The first `count` segments, for all rows."""
+        if self._prefixes is not None and not torch.is_grad_enabled():
+            sizes = self._sizes[:count]
             gate_up_2FD, down_FD = self._prefixes
             width = sum(sizes)
             return linear(silu_mul(linear(x_TD, gate_up_2FD[: 2 * width]), sizes), down_FD[:width].T)
         out_TD: torch.Tensor = self.segments[0](x_TD)
-        for index in range(1, len(self.segments)):
-            rows_N = None if levels is None else levels.rows[index - 1]
-            if rows_N is None:
-                out_TD = out_TD + self.segments[index](x_TD)
-            elif len(rows_N):
-                out_TD = out_TD.index_add(0, rows_N, self.segments[index](x_TD[rows_N]))
+        for segment in self.segments[1:count]:
+            out_TD = out_TD + segment(x_TD)
         return out_TD
 
 
