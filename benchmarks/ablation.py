@@ -115,9 +115,11 @@ def run(name: str, seed: int, recipe: FamilyRecipe, data: Path, out: Path, threa
     folder = folder_of(out, name, seed)
     changed = msgspec.structs.replace(PARTS[name](recipe), seed=recipe.seed + seed)
     folder.mkdir(parents=True, exist_ok=True)
-    shared = folder_of(out, WHOLE, seed) / "encoders"
-    if name not in (WHOLE, NO_CONTRAST) and shared.is_dir() and not (folder / "encoders").exists():
-        shutil.copytree(shared, folder / "encoders")  # whose recipe is compared when they are read
+    whole = folder_of(out, WHOLE, seed)
+    if name not in (WHOLE, NO_CONTRAST) and (whole / "encoders").is_dir() and not (folder / "encoders").exists():
+        shutil.copytree(whole / "encoders", folder / "encoders")  # whose recipe is compared when they are read
+        for log in whole.glob("log-*-encoder.jsonl"):
+            shutil.copy(log, folder)  # the minutes that they took are those of this run, too
     (trained,) = run_family(changed, data, folder, watch=lambda *_: None)
     figures = {"minutes": minutes(folder)}
     figures |= measure(trained.family, EXAMPLES, wordings=(False,)) | size(trained.family)
