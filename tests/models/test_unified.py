@@ -51,6 +51,8 @@ SEES = StemConfig(
 HEARS = StemConfig("audio", 20, (ConvConfig(24, 3, 1), ConvConfig(32, 3, 2)), 1, 2, 32, AUDIO)
 COUNTS = StemConfig("series", 2, (ConvConfig(16, 4, 4),), 0, 1, 1, SERIES)
 WIDTHS = (32, 64, 128)
+# Of a head of 16 dimensions, those that routing fills.
+ROUTED = [6, 7, 14, 15]
 
 
 def config(**changes: Any) -> OstroConfig:
@@ -156,7 +158,7 @@ def test_with_everything_on_and_neutral_it_is_the_dense_decoder() -> None:
 def _silent(attention: Any) -> torch.Tensor:
     """The projection without what routing overwrites, so that the dense decoder has nothing there either."""
     weight = attention.qkv.weight.clone().view(-1, attention.spec.head_dim, 64)
-    weight[: attention.spec.heads + attention.spec.kv_heads, attention._places] = 0
+    weight[: attention.spec.heads + attention.spec.kv_heads, ROUTED] = 0
     return weight.view(attention.qkv.weight.shape)
 
 
@@ -312,7 +314,7 @@ def test_routes_are_factors_on_the_weights_of_a_sense() -> None:
     with torch.inference_mode():
         ours = attention(x_TD, rotation, DenseContext(modalities_T=modalities))
         qkv = (x_TD @ attention.qkv.weight.T).view(count, -1, 16)  # type: ignore[union-attr]  # a Module's attributes have no types
-        kept = [d for d in range(16) if d not in attention._places]
+        kept = [d for d in range(16) if d not in ROUTED]
         routes = (x_TD @ attention.router.weight.T).view(count, 4, 4)  # type: ignore[union-attr]  # a Module's attributes have no types
         half = 8
         cos, sin = rotation.cos, rotation.sin

@@ -88,10 +88,15 @@ class NestedFeedForward(nn.Module):
         if levels is None or levels.order_T is None or levels.back_T is None:
             return self._alike(x_TD, sum(count > 0 for count in counts) + 1)
         x_TD = x_TD.index_select(0, levels.order_T)
-        out_TD: torch.Tensor = self.segments[0](x_TD)
-        for count, segment in zip(counts, self.segments[1:], strict=True):
-            if count:
-                out_TD[:count] += segment(x_TD[:count])
+        if self._prefixes is None or torch.is_grad_enabled():
+            out_TD: torch.Tensor = self.segments[0](x_TD)
+            for count, segment in zip(counts, self.segments[1:], strict=True):
+                if count:
+                    out_TD[:count] += segment(x_TD[:count])
+        else:
+            bounds = (0, *reversed(counts), len(x_TD))  # of the highest level, then of the next
+            spans = zip(bounds, bounds[1:], range(len(self.segments), 0, -1), strict=False)
+            out_TD = torch.cat([self._alike(x_TD[a:b], count) for a, b, count in spans if b > a])
         return out_TD.index_select(0, levels.back_T)
 
     def _alike(self, x_TD: torch.Tensor, count: int) -> torch.Tensor:
@@ -119,8 +124,6 @@ class RoutedAttention(Attention):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.router = Linear(config.hidden_size, config.num_heads * len(MODALITIES))
-        half, pairs = config.head_dim // 2, len(MODALITIES) // 2
-        self._places = [*range(half - pairs, half), *range(config.head_dim - pairs, config.head_dim)]
         self.watch: list[torch.Tensor] | None = None
 
     def forward(self, x_TD: torch.Tensor, rotation: Rotation, context: Context) -> torch.Tensor:
@@ -128,13 +131,13 @@ class RoutedAttention(Attention):
         qkv_TE = self.qkv(x_TD)
         heads_THC = qkv_TE.view(len(x_TD), spec.heads + 2 * spec.kv_heads, spec.head_dim)
         routes_THM = self.router(x_TD).view(len(x_TD), spec.heads, count)
-        # Of the type of the product, which is another than the stream's where training mixes precisions.
-        senses_TM = F.one_hot(modalities_of(context, len(x_TD), x_TD.device), count).to(qkv_TE.dtype)
+        senses_TM = modalities_of(context, len(x_TD), x_TD.device)[:, None] == torch.arange(count, device=x_TD.device)
         if self.watch is not None:
             self.watch.append(routes_THM.float().exp().mean(1))
-        heads_THC[:, : spec.heads, self._places] = (routes_THM / spec.scale).to(qkv_TE.dtype)
-        keys = slice(spec.heads, spec.heads + spec.kv_heads)
-        heads_THC[:, keys, self._places] = senses_TM[:, None].expand(-1, spec.kv_heads, -1)
+        # The last pairs of both halves of a head are those that rotary embedding leaves alone.
+        places_TH2P = heads_THC.view(*heads_THC.shape[:2], 2, spec.head_dim // 2)[..., -count // 2 :]
+        places_TH2P[:, : spec.heads] = (routes_THM / spec.scale).view(-1, spec.heads, 2, count // 2)
+        places_TH2P[:, spec.heads : spec.heads + spec.kv_heads] = senses_TM.view(-1, 1, 2, count // 2)
         out_TD: torch.Tensor = self.output(context.attend(spec, qkv_TE, rotation))
         return out_TD
 
