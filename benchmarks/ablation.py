@@ -137,8 +137,10 @@ def per_request(recipe: FamilyRecipe, names: Sequence[str], seed: int, data: Pat
     for task in ("intent", "photo"):
         examples = family.tasks({task: 1.0}, Manner(training=False), seed=9).examples(0, ROUNDS + 2)
         taken: dict[str, list[float]] = {name: [] for name in names}
-        for example in examples:
-            for name, llm in models.items():
+        for index, example in enumerate(examples):
+            for place in range(len(names)):
+                name = names[(index + place) % len(names)]  # each is the first as often, which costs some percent
+                llm = models[name]
                 assert llm.tokenizer is not None
                 prompt = prompt_of(llm.tokenizer, example)
                 started = time.perf_counter()
