@@ -19,7 +19,7 @@ from ostro.engine.scheduler import _read_by
 SHOWN = 4
 
 
-@pytest.mark.parametrize(("decode_s", "most"), [(0.006, 3), (0.0001, 1)])
+@pytest.mark.parametrize(("decode_s", "most"), [(0.007, 3), (0.0001, 1)])
 def test_prompts_with_media_share_what_streams_leave_them(decode_s: float, most: int) -> None:
     """Were it theirs each, a stream would be slowed down by as many as there are."""
     engine = make_engine((0,), spare=60, slots=SHOWN + 1, budget=64, speculate=0, caching=False, encoder_cache=1000)

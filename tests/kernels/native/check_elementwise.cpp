@@ -33,12 +33,21 @@ int main() {
             for (int64_t d = 0; d < width; ++d)
                 bad += !near(out[r * width + d], x[r * width + d] / std::sqrt(sum / width + 1e-5) * weight[d]);
         }
-        silu_mul(DType::f32, at(out), at(both), rows, width);
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t d = 0; d < width; ++d) {
-                double gate = both[r * 2 * width + d], up = both[r * 2 * width + width + d];
-                bad += !near(out[r * width + d], gate / (1 + std::exp(-gate)) * up);
+        // One projection, and two side by side.
+        for (const std::vector<int64_t> &sizes : {std::vector<int64_t>{width}, {width / 3, width - width / 3}}) {
+            silu_mul(DType::f32, at(out), at(both), rows, sizes);
+            for (int64_t r = 0; r < rows; ++r) {
+                int64_t start = 0;
+                for (int64_t size : sizes) {
+                    for (int64_t d = 0; d < size; ++d) {
+                        const float *of = both.data() + (r * width + start) * 2;
+                        double gate = of[d], up = of[size + d];
+                        bad += !near(out[r * width + start + d], gate / (1 + std::exp(-gate)) * up);
+                    }
+                    start += size;
+                }
             }
+        }
         std::vector<float> p(count);
         for (float &value : p) value = std::exp(normal(random)) / 1e4f;
         std::vector<double> draws(static_cast<size_t>(rows)), filters(static_cast<size_t>(3 * rows), 0.0);
