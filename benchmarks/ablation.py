@@ -139,7 +139,7 @@ def per_request(recipe: FamilyRecipe, names: Sequence[str], seed: int, data: Pat
         taken: dict[str, list[float]] = {name: [] for name in names}
         for index, example in enumerate(examples):
             for place in range(len(names)):
-                name = names[(index + place) % len(names)]  # each is the first as often, which costs some percent
+                name = names[(index + place) % len(names)]  # each is the first in turn, which costs some percent
                 llm = models[name]
                 assert llm.tokenizer is not None
                 prompt = prompt_of(llm.tokenizer, example)

@@ -126,7 +126,7 @@ async def whole(request: Request, generation: Generation, work: Coroutine[Any, A
     """The result of work that reads a generation to its end, which is closed where that fails or the client leaves."""
     try:
         return await while_connected(request, work)
-    except BaseException:
+    except BaseException:  # a client that left, too: what it asked for must not run on
         generation.close()
         raise
 

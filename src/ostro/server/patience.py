@@ -38,7 +38,7 @@ async def patient(
     working = asyncio.ensure_future(work)
     try:
         await asyncio.wait({working}, timeout=context.heartbeat_s)
-    except BaseException:
+    except BaseException:  # a client that left, too: nobody waits for the work any more
         working.cancel()
         raise
     if working.done():

@@ -64,7 +64,7 @@ class Database:
             raise ConfigError(
                 f"Cannot open the store {self.path}: {reason} Choose another file with --store.", param="store"
             ) from error
-        except BaseException:
+        except BaseException:  # whatever it was, no open connection stays
             self.close()
             raise
 

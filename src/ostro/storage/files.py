@@ -152,7 +152,7 @@ class FileStore:
             record = self.place_now(writer, **described)
             try:
                 self.database.write_now(lambda connection: self.insert(connection, record))
-            except BaseException:
+            except BaseException:  # cancelled or failed: no half a file stays
                 self.path(record).unlink(missing_ok=True)
                 raise
             return record

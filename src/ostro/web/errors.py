@@ -117,7 +117,7 @@ class ErrorBoundary:
 
         try:
             await self.app(scope, receive, watch)
-        except Exception:
+        except Exception:  # a defect of ours: the client gets a plain answer, the log the rest
             if started:
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"])

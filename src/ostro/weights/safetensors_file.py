@@ -69,7 +69,7 @@ class SafetensorsFile:
             raise CheckpointError(f"{path} cannot be opened: {error.strerror}.") from error
         try:
             self.tensors = self._read_header()
-        except BaseException:
+        except BaseException:  # whatever it was, no open file stays
             os.close(self._fd)
             raise
 

@@ -47,7 +47,7 @@ class SafetensorsWeights(Checkpoint):
             self._stored = self._open_all(files)
             self._reader = quantised.find(quantization, self._stored.keys()) if quantization else None
             self._mappable = isinstance(self._reader, quantised.ostro.OstroReader)
-        except BaseException:
+        except BaseException:  # whatever it was, no open file stays
             self.close()
             raise
 

@@ -88,7 +88,7 @@ class NestedFeedForward(nn.Module):
         if levels is None or levels.order_T is None or levels.back_T is None:
             return self._alike(x_TD, sum(count > 0 for count in counts) + 1)
         x_TD = x_TD.index_select(0, levels.order_T)
-        if self._prefixes is None or torch.is_grad_enabled():
+        if self._running_prefixes is None:
             out_TD: torch.Tensor = self.segments[0](x_TD)
             for count, segment in zip(counts, self.segments[1:], strict=True):
                 if count:
@@ -99,11 +99,16 @@ class NestedFeedForward(nn.Module):
             out_TD = torch.cat([self._alike(x_TD[a:b], count) for a, b, count in spans if b > a])
         return out_TD.index_select(0, levels.back_T)
 
+    @property
+    def _running_prefixes(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        # Gradients belong to the segments' own weights.
+        return None if torch.is_grad_enabled() else self._prefixes
+
     def _alike(self, x_TD: torch.Tensor, count: int) -> torch.Tensor:
         """The first `count` segments, for all rows."""
-        if self._prefixes is not None and not torch.is_grad_enabled():
+        if self._running_prefixes is not None:
+            gate_up_2FD, down_FD = self._running_prefixes
             sizes = self._sizes[:count]
-            gate_up_2FD, down_FD = self._prefixes
             width = sum(sizes)
             return linear(silu_mul(linear(x_TD, gate_up_2FD[: 2 * width]), sizes), down_FD[:width].T)
         out_TD: torch.Tensor = self.segments[0](x_TD)

@@ -96,7 +96,7 @@ async def make_job(
     )
     try:
         await context.batches.jobs.add(job)
-    except BaseException:
+    except BaseException:  # cancelled or failed: no half a job stays
         context.batches.spool.remove(job_id)
         raise
     context.batches.wake()
@@ -144,6 +144,6 @@ async def _keep_input(context: ServerContext, job_id: str, source: JobSource, ow
     try:
         async with context.batches.checking:
             return await context.database.off_loop(work)
-    except BaseException:
+    except BaseException:  # cancelled or failed: no half a job stays
         spool.remove(job_id)
         raise

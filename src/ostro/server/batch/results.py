@@ -93,7 +93,7 @@ def finish(
         by_kind = {record.sample_type: record for record in placed}
         output, errors = by_kind.get("batch_result"), by_kind.get("batch_error")
         jobs.finish_now(job.id, owner, status, output=output, errors=errors, error=error)
-    except BaseException:
+    except BaseException:  # cancelled or failed: no file without a record stays
         for record in placed:
             files.path(record).unlink(missing_ok=True)
         raise

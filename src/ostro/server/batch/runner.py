@@ -153,7 +153,7 @@ class BatchRunner:
                         await self._slots.acquire()
                         task = group.create_task(self._one(job, number, request))
                         task.add_done_callback(lambda _: self._slots.release())
-        except BaseExceptionGroup as errors:
+        except BaseExceptionGroup as errors:  # a task group wraps even a single error
             raise errors.exceptions[0] from None
 
     async def _one(self, job: Job, number: int, request: RequestLine) -> None:
