@@ -75,7 +75,7 @@ def write_digits(path: Path, takes: range = range(5, 15)) -> Path:
     return path
 
 
-def material(seed: int = 0, side: int = 16) -> Material:
+def material(seed: int = 0, side: int = 16, customers: Customers = CUSTOMERS) -> Material:
     """All senses, without files."""
     labels = np.arange(40) % len(CLASSES)
     photos = Photos(np.stack([photo_array(seed + i, side) for i in range(40)]), labels, CLASSES)
@@ -85,7 +85,7 @@ def material(seed: int = 0, side: int = 16) -> Material:
     asked = [(f"where is my {word} number {i}", f"{word}_lost") for word in ("card", "pin") for i in range(9)]
     questions = [Question(text, label) for text, label in asked]
     text = "The quality of mercy is not strained,\nit droppeth as the gentle rain.\n" * 40
-    return Material(SENSES, photos=photos, utterances=utterances, questions=questions, text=text, customers=CUSTOMERS)
+    return Material(SENSES, photos=photos, utterances=utterances, questions=questions, text=text, customers=customers)
 
 
 def training_tasks(seed: int = 0, shares: dict[str, float] | None = None, side: int = 16) -> Tasks:

@@ -137,13 +137,32 @@ def test_requests_of_words_alone_count_as_much_as_was_asked(tokenizer: TekkenTok
     for example in examples(60):
         plain, asked = (Batcher(tokenizer, GROUPS, asked=weight).batch([example]) for weight in (0.0, 0.25))
         more_T = asked.weights_T - plain.weights_T
-        words = [
-            "".join(part for part in message.parts if isinstance(part, str))
-            for message in example.messages
-            if message.role == "user" and all(isinstance(part, str) for part in message.parts)
-        ]
+        words = []
+        for message in example.messages:
+            if not all(isinstance(part, str) for part in message.parts):
+                break  # nor does what is asked behind it
+            if message.role == "user":
+                words.append("".join(part for part in message.parts if isinstance(part, str)))
         assert set(more_T.tolist()) <= {0.0, 0.25}
         assert tokenizer.decode(asked.targets_T[more_T > 0].tolist()) == "".join(words)
+
+
+def test_split_tokens_are_written_the_same_and_only_in_what_users_say(tokenizer: TekkenTokenizer) -> None:
+    split = 0
+    for example in examples(40, shares={"intent": 1.0}):
+        plain, cut = (
+            Batcher(tokenizer, GROUPS).batch([dataclasses.replace(example, splits=chance)])
+            for chance in (None, (0.5, 3))
+        )
+        plain_T, cut_T = plain.inputs_T.tolist(), cut.inputs_T.tolist()
+        assert tokenizer.decode(cut_T) == tokenizer.decode(plain_T)
+        split += sum(token != tokenizer.special_id("<pad>") for token in cut_T) - sum(
+            token != tokenizer.special_id("<pad>") for token in plain_T
+        )
+        assert cut.targets_T[cut.weights_T > 0].tolist() == plain.targets_T[plain.weights_T > 0].tolist()
+        again = Batcher(tokenizer, GROUPS).batch([dataclasses.replace(example, splits=(0.5, 3))])
+        assert again.inputs_T.tolist() == cut_T, "a resumed run reads the same"
+    assert split > 50
 
 
 def test_plain_text_weighs_what_it_is_given(tokenizer: TekkenTokenizer) -> None:
@@ -240,7 +259,7 @@ def test_pairs_bring_what_is_sensed_and_its_caption(model: UnifiedDecoder, token
     assert len(sensed.ends_N) == len(said.ends_N) == len(made)
     assert not sensed.weights_T.any()
     for example, last in zip(made, sensed.ends_N.tolist(), strict=True):
-        (one,) = (part for part in example.messages[-1].parts if isinstance(part, Sensed))
+        (one,) = (part for message in example.messages for part in message.parts if isinstance(part, Sensed))
         as_served = tokenizer.encode_media(MediaInput.of(one.modality, one.array, one.grid)).token_ids
         start = last - int(sensed.positions_T[last])
         assert sensed.inputs_T[start : last + 1].tolist() == as_served

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from sense_data import CLASSES, CUSTOMERS, SENSES, SHARES, material, training_tasks
@@ -16,7 +17,7 @@ from ostro.media.senses import Senses
 from ostro.training.senses.digits import WORDS
 from ostro.training.senses.examples import Example, Picture, Sensed, develop, texts_of
 from ostro.training.senses.photos import normalised
-from ostro.training.senses.scenes import parse
+from ostro.training.senses.scenes import ASKS, parse
 from ostro.training.senses.signals import KINDS
 from ostro.training.senses.tasks import GROUPS, TASKS, Manner, Material, Tasks
 from ostro.training.senses.wordings import DIGITS_ZH, QUESTIONS, SIGNALS_ZH, asked
@@ -40,7 +41,7 @@ def right_comparison(example: Example, heard: str) -> str:
     """By the last number of the question, in whatever script: "the written one" is none."""
     numbers = {name: digit for names in ("0123456789", WORDS, DIGITS_ZH) for digit, name in enumerate(names)}
     read = [numbers[word] for word in re.split(r"[\s:：?？,，.。]+", words(example)) if word in numbers][-1]
-    said = f"read {read}, heard {heard}: " if example.language == "en" else f"看到 {read}，听到 {heard}："
+    said = f"read {read}, heard {heard}: " if example.language == "en" else f"看到 {read}，听到 {heard}： "
     yes, no = ("yes", "no") if example.language == "en" else ("是", "不是")
     return said + (yes if str(read) == heard else no)
 
@@ -97,6 +98,32 @@ def test_who_asks_whether_numbers_agree_gets_both_answers() -> None:
     answers = Counter(re.split("[:：] ?", example.answer)[1] for example in made)
     assert set(answers) == {"yes", "no", "是", "不是"}
     assert min(answers.values()) > 20
+
+
+def test_scenes_are_asked_about_several_times_in_training() -> None:
+    """Each answer is one about the same scene, and the picture is shown once."""
+    made = training_tasks(shares={"scene": 1.0}).examples(0, 80)
+    turns = Counter(sum(message.role == "assistant" for message in example.messages) for example in made)
+    assert set(turns) == {0, 1, 2, 3}
+    for example in made:
+        assert sum(isinstance(part, Sensed) for message in example.messages for part in message.parts) == 1
+        for message in example.messages:
+            if message.role == "assistant":
+                assert example.scene is not None
+                (said,) = message.parts
+                assert isinstance(said, str)
+                assert any(parse(said, example.language, ask, example.scene) is not None for ask in ASKS)
+                assert message.labels == example.labels
+    once = Tasks(material(), {"scene": 1.0}, seed=0, manner=Manner(training=False)).examples(0, 40)
+    assert all(len(example.messages) == 1 for example in once)
+
+
+def test_questions_of_customers_are_split_as_often_as_the_recipe_says() -> None:
+    customers = msgspec.structs.replace(CUSTOMERS, splits=0.25)
+    tasks = Tasks(material(customers=customers), {"intent": 1.0, "digit": 1.0}, seed=0, manner=Manner(training=True))
+    for example in tasks.examples(0, 40):
+        assert (example.splits is not None) == (example.task == "intent")
+        assert example.splits is None or example.splits[0] == 0.25
 
 
 def test_scenes_to_train_on_hold_nothing_that_is_held_out() -> None:

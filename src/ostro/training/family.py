@@ -31,6 +31,7 @@ from ostro.training.loop import Groups, Trainer, Watch, append_log, initialise
 from ostro.training.pairs import DigitPairs, Pairs, PhotoPairs, SignalPairs
 from ostro.training.prepared import CPU, Family, config_of, prepare, stems_of
 from ostro.training.pretrain import Pretrainer, initialise_encoder
+from ostro.training.recipe import Customers
 from ostro.training.senses.batches import Batcher
 from ostro.training.senses.tasks import Manner
 from ostro.training.unified import (
@@ -271,9 +272,10 @@ def _kept_encoder(path: Path, fingerprint: str) -> dict[str, torch.Tensor]:
 
 
 def _encoder_fingerprint(family: Family, sense: str) -> str:
-    """Of all that an encoder depends on: not of the decoder's recipe."""
+    """Of all that an encoder depends on: not of the decoder's recipe, nor of how customers ask."""
     recipe = family.recipe
-    parts = (recipe.seed, recipe.encoders[sense], recipe.pretrain[sense], recipe.data, recipe.shape.hidden_size)
+    data = msgspec.structs.replace(recipe.data, customers=Customers())
+    parts = (recipe.seed, recipe.encoders[sense], recipe.pretrain[sense], data, recipe.shape.hidden_size)
     digest = hashlib.sha256(msgspec.json.encode(parts) + family.data.encode())
     if family.teacher is not None:
         encoder = family.teacher.encoder(sense)

@@ -59,7 +59,8 @@ class Example:
     text that goes on without end. labels: of the last prompt, for each group the one that holds, or None where none
     does; groups that are left out may hold anything. caption: what a contrastive pair says of what is sensed; equal
     captions mean the same. transcribe: asked by the marker for transcriptions, not by words; spoken: the language that
-    is told with it. language, ask, scene: of questions about scenes, for `scenes.parse`.
+    is told with it. language, ask, scene: of questions about scenes, for `scenes.parse`. splits: the probability that a
+    token of what a user says is read as two, and the seed of that chance.
     """
 
     task: str
@@ -72,6 +73,7 @@ class Example:
     language: Language = "en"
     ask: Ask | None = None
     scene: Scene | None = None
+    splits: tuple[float, int] | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:

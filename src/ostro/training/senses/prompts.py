@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ostro.core.errors import TrainingError
 from ostro.tokenizer.base import Tokenizer
@@ -65,7 +66,9 @@ class Prompts:
             raise TrainingError("The tokenizer lacks a control token for chats: [INST], [/INST], <pad> or <s>.")
         self._bos, self._eos = tokenizer.bos_id, tokenizer.eos_ids[0]
         self.pad = self._ids["<pad>"]
+        self._tokenizer = tokenizer
         self._encode = lru_cache(_KNOWN_TEXTS)(lambda text: tuple(tokenizer.encode(text, bos=False)))
+        self._cuts = lru_cache(None)(self._cut)
 
     def document(self, example: Example) -> Document:
         """An example with its answer."""
@@ -80,11 +83,11 @@ class Prompts:
         return document
 
     def sensed(self, example: Example) -> Document:
-        """What is sensed in the last message, by itself, as `Tokenizer.encode_media` has it for `/v1/embeddings`: one
+        """What is sensed in a conversation, by itself, as `Tokenizer.encode_media` has it for `/v1/embeddings`: one
         side of a contrastive pair."""
         document = Document()
         document.add([self._bos], 0.0)
-        for part in example.messages[-1].parts:
+        for part in (part for message in example.messages for part in message.parts):
             if not isinstance(part, str):
                 assert isinstance(part, Sensed), "pictures are developed before they are laid out"
                 self._show(document, part)
@@ -100,10 +103,14 @@ class Prompts:
         return list(self._encode(text))
 
     def _converse(self, document: Document, example: Example) -> None:
+        chance = None if example.splits is None else (example.splits[0], random.Random(example.splits[1]))
+        sensed = False
         for message in example.messages:
+            sensed = sensed or not all(isinstance(part, str) for part in message.parts)
             said = self.encode("".join(part for part in message.parts if isinstance(part, str)))
             if message.role == "user":
-                self._ask(document, message)
+                # Of what is asked about something sensed there are a few wordings only.
+                self._ask(document, message, 0.0 if sensed else self._asked, chance)
             elif message.role == "system":
                 document.add([self._id("[SYSTEM_PROMPT]"), *said, self._id("[/SYSTEM_PROMPT]")], 0.0)
             else:
@@ -113,17 +120,37 @@ class Prompts:
             told = [] if example.spoken is None else self.encode(f"lang:{example.spoken}")
             document.add([*told, self._id("[TRANSCRIBE]")], 0.0)
 
-    def _ask(self, document: Document, message: Message) -> None:
+    def _ask(
+        self, document: Document, message: Message, weight: float, chance: tuple[float, random.Random] | None
+    ) -> None:
         document.add([self._ids["[INST]"]], 0.0)
-        # Of what is asked about something sensed there are a few wordings only.
-        weight = self._asked if all(isinstance(part, str) for part in message.parts) else 0.0
         for part in _in_order(message.parts):
             if isinstance(part, str):
-                document.add(self.encode(part), weight)
+                tokens = self.encode(part)
+                document.add(tokens if chance is None else self._split(tokens, *chance), weight)
             else:
                 assert isinstance(part, Sensed), "pictures are developed before they are laid out"
                 self._show(document, part)
         document.add([self._ids["[/INST]"]], 0.0)
+
+    def _split(self, tokens: list[int], rate: float, rng: random.Random) -> list[int]:
+        """Some tokens as two that are written the same."""
+        done: list[int] = []
+        for token in tokens:
+            cuts = self._cuts(token) if rng.random() < rate else ()
+            done += rng.choice(cuts) if cuts else [token]
+        return done
+
+    def _cut(self, token: int) -> tuple[tuple[int, int], ...]:
+        """All pairs of tokens that are written as one."""
+        written = self._tokenizer.token_bytes(token)
+        halves = ((written[:at], written[at:]) for at in range(1, len(written)))
+        return tuple((self._pieces[a], self._pieces[b]) for a, b in halves if a in self._pieces and b in self._pieces)
+
+    @cached_property
+    def _pieces(self) -> dict[bytes, int]:
+        ids = range(self._tokenizer.vocab_size)
+        return {self._tokenizer.token_bytes(one): one for one in ids if not self._tokenizer.is_special(one)}
 
     def _show(self, document: Document, sensed: Sensed) -> None:
         marks, lay_out = _LAY_OUT[sensed.modality]

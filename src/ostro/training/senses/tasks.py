@@ -45,6 +45,9 @@ GROUPS = ("photo", "digit", "series", "intent")
 TEXT_PIECE = 480
 # Most questions that a conversation of a customer has before the last one.
 _EARLIER = 4
+# Questions that are asked about a scene before the last one, in training: each is worth as much as a scene of its own,
+# and what is sensed is read once.
+_ASKED_BEFORE = (0, 1, 2, 3)
 # Share of single photos that are enlarged in training.
 _LARGE = 0.3
 # What others put before a conversation; a customer's may also begin with those of `SYSTEM_PROMPTS`.
@@ -157,6 +160,8 @@ class Tasks:
         if self._manner.training and customers is not None and may and rng.random() < customers.system:
             prompts = SYSTEM_PROMPTS if name == "intent" else _GENERAL_PROMPTS
             example = replace(example, messages=(Message("system", (rng.choice(prompts),)), *example.messages))
+        if self._manner.training and customers is not None and customers.splits and name == "intent":
+            example = replace(example, splits=(customers.splits, rng.getrandbits(32)))
         return example
 
 
@@ -198,11 +203,7 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
     """One to four photos on a grid, and a question about them."""
     language = _language(rng)
     drawn = draw_scene(rng, material.classes, material.held_out, training=manner.training)
-    ask = rng.choices(ASKS, (3, 3, 2, 2, 1, 2))[0]
-    if len(drawn.cells) == 1 and ask == "what":
-        ask = "where"
-    about, fields = _topic(material, drawn, ask, language, rng)
-    text = _ask(rng, manner, ask, language, **fields)
+    ask, about, text = _about(material, manner, drawn, language, rng)
     blank = rng.randrange(256), rng.randrange(256), rng.randrange(256)
     picture = Picture(
         drawn.shape.rows,
@@ -214,9 +215,15 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
     labels: dict[str, str | None] = {group: None for group in GROUPS if group != "photo"}
     if len(names) == 1:
         labels["photo"] = names.pop()  # Of several none is the one.
+    first = _user(rng, picture, text)
+    before: list[Message] = []
+    for number in range(rng.choice(_ASKED_BEFORE) if manner.training else 0):
+        told = Message("assistant", (answer(drawn, language, ask, about),), labels)
+        before += [first if number == 0 else Message("user", (text,)), told]
+        ask, about, text = _about(material, manner, drawn, language, rng)
     return Example(
         "scene",
-        (_user(rng, picture, text),),
+        (*before, Message("user", (text,)) if before else first),
         answer(drawn, language, ask, about),
         labels,
         caption=answer(drawn, "en", "describe"),
@@ -224,6 +231,17 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
         ask=ask,
         scene=drawn,
     )
+
+
+def _about(
+    material: Material, manner: Manner, drawn: Scene, language: Language, rng: random.Random
+) -> tuple[Ask, str | int | None, str]:
+    """What is asked about a scene, what of it, and the words for that."""
+    ask = rng.choices(ASKS, (3, 3, 2, 2, 1, 2))[0]
+    if len(drawn.cells) == 1 and ask == "what":
+        ask = "where"
+    about, fields = _topic(material, drawn, ask, language, rng)
+    return ask, about, _ask(rng, manner, ask, language, **fields)
 
 
 def digit(material: Material, manner: Manner, rng: random.Random) -> Example:
@@ -255,7 +273,7 @@ def transcription(material: Material, manner: Manner, rng: random.Random) -> Exa
 def same(material: Material, manner: Manner, rng: random.Random) -> Example:
     """Whether the number that is heard is the one that is read. The answer tells both first: to compare what is said
     already is learnt by far sooner than to do all of it at once, and shows what a wrong answer got wrong."""
-    language = _language(rng)
+    language = rng.choice(LANGUAGES)  # each learns to compare by itself
     number, sound = _sound(material, manner, rng)
     said = material.utterances[number].digit
     shown = said if rng.random() < 0.5 else rng.choice([other for other in DIGITS if other != said])
@@ -271,7 +289,8 @@ def compared(read: str, heard: str, language: Language) -> str:
     """The answer to whether two digits are the same."""
     if language == "en":
         return f"read {read}, heard {heard}: {'yes' if read == heard else 'no'}"
-    return f"看到 {read}，听到 {heard}：{'是' if read == heard else '不是'}"
+    # The space makes the verdict a token of its own, behind the colon's, which is where there is time to compare.
+    return f"看到 {read}，听到 {heard}： {'是' if read == heard else '不是'}"
 
 
 def series(material: Material, manner: Manner, rng: random.Random) -> Example:
