@@ -21,10 +21,10 @@ from ostro.media.image import ImageSettings
 from ostro.media.senses import Senses
 from ostro.server import ServedModel, create_app, serve
 from ostro.server.pool import PoolOptions
-from ostro.server.run import bind
 from ostro.tokenizer.base import Tokenizer
 from ostro.tokenizer.conversation import read_messages
 from ostro.web.fetching import MediaFetcher
+from ostro.web.listening import bind
 
 BOS, EOS = 256, 257
 

@@ -18,8 +18,8 @@ from tokenizer_files import write_tekken
 from ostro.core.options import EngineOptions
 from ostro.link import EngineProcess, RestartPolicy
 from ostro.server import ServedModel, create_app, serve
-from ostro.server.run import bind
 from ostro.tokenizer import load_tokenizer
+from ostro.web.listening import bind
 
 DEFAULT_VERSION = "v13"
 

@@ -83,3 +83,27 @@ def _status(node: Node, path: bytes, host: bytes) -> int:
     with socket.create_connection(("127.0.0.1", node.port)) as raw:
         raw.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
         return int(raw.recv(4096).split()[1])
+
+
+def test_a_gateway_says_whose_a_request_is_and_nobody_else_may() -> None:
+    """What one tenant stores another does not find, though both come with the gateway's key."""
+    with running_node(api_keys=["plain"], gateway_keys=["gateway"]) as node:
+
+        def files(key: str, tenant: str | None) -> list[str]:
+            headers = {"authorization": f"Bearer {key}"} | ({} if tenant is None else {"x-ostro-tenant": tenant})
+            listed = node.http.get("/v1/files", headers=headers)
+            assert listed.status_code == 200
+            return [one["filename"] for one in listed.json()["data"]]
+
+        def upload(key: str, tenant: str | None, name: str) -> None:
+            headers = {"authorization": f"Bearer {key}"} | ({} if tenant is None else {"x-ostro-tenant": tenant})
+            form = {"file": (name, b"{}"), "purpose": (None, "batch")}
+            assert node.http.post("/v1/files", headers=headers, files=form).status_code == 200
+
+        upload("gateway", "acme", "of acme")
+        upload("gateway", "other", "of other")
+        upload("plain", "acme", "of plain")
+        assert files("gateway", "acme") == ["of acme"]
+        assert files("gateway", "other") == ["of other"]
+        assert files("gateway", None) == []
+        assert files("plain", None) == files("plain", "acme") == files("plain", "nobody") == ["of plain"]

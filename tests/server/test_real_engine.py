@@ -209,3 +209,37 @@ def test_a_scheme_that_there_is_not_ends_serve_without_a_traceback(folder: Path)
     assert done.returncode == 1
     assert "error: 'int5' names no scheme. Take int4 or int8" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_has_another_key_or_tenant_shares_no_cache(folder: Path) -> None:
+    """What is cached shows in the time that an answer takes (CVE-2025-46570); here in the usage as well."""
+    options = ("--api-key", "one", "--api-key", "two", "--gateway-key", "gateway")
+    with served(folder, "--served-name", "tiny", "--kv-memory", "4MB", *options) as node:
+        prompt = [1, *range(60, 200)]
+
+        def cached(key: str, tenant: str = "") -> int:
+            headers = {"authorization": f"Bearer {key}", "x-ostro-tenant": tenant}
+            body = {"prompt": prompt, "max_tokens": 1, "seed": 0}
+            answer = node.http.post("/v1/completions", json=body, headers=headers).json()
+            return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+        callers = [("one", ""), ("two", ""), ("gateway", "acme"), ("gateway", "other")]
+        assert [cached(*caller) for caller in callers] == [0, 0, 0, 0]
+        assert all(cached(*caller) >= 128 for caller in callers)
+        assert cached("two", "one") >= 128, "its own: a tenant counts with a gateway's key alone"
+
+
+def test_each_chunk_tells_the_usage_so_far_where_that_is_asked_for(real: Node) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    for path, fields in (
+        ("/v1/completions", {"prompt": [1, 60, 61], "ignore_eos": True}),
+        ("/v1/chat/completions", {"messages": MESSAGES, "ignore_eos": True}),
+    ):
+        with real.streaming(path, **fields, max_tokens=12, stream_options=options) as payloads:
+            chunks = [one for one in payloads if one != "[DONE]"]
+        counts = [one["usage"]["completion_tokens"] for one in chunks if one.get("usage")]
+        assert counts == sorted(counts)
+        assert counts[-1] == 12
+        assert len([one for one in chunks if one["choices"] and one.get("usage")]) > 3
+    with real.streaming("/v1/completions", prompt=[1, 60, 61], max_tokens=4, ignore_eos=True) as payloads:
+        assert not any("usage" in one for one in payloads if one != "[DONE]")

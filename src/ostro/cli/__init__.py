@@ -17,7 +17,7 @@ import typer
 from ostro import __version__
 from ostro.core.errors import OstroError
 
-COMMANDS = ("serve", "chat", "run", "pull", "models", "doctor", "bench", "quantize", "train")
+COMMANDS = ("serve", "chat", "run", "pull", "models", "doctor", "bench", "quantize", "train", "gateway", "keys")
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 

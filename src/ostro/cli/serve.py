@@ -59,6 +59,12 @@ def serve(
     api_key: list[str] | None = typer.Option(
         None, envvar="OSTRO_API_KEY", show_envvar=True, help="Key that every request must bring; may be repeated."
     ),
+    gateway_key: list[str] | None = typer.Option(
+        None,
+        envvar="OSTRO_GATEWAY_KEY",
+        show_envvar=True,
+        help="Key of a gateway, which says whose the requests are that it sends; may be repeated.",
+    ),
     cors_origin: list[str] | None = typer.Option(
         None, help="Origin whose pages may call, such as https://app.example; may be repeated. None may otherwise."
     ),
@@ -136,6 +142,7 @@ def serve(
         host,
         port,
         api_keys=[key for key in api_key or () if key],
+        gateway_keys=[key for key in gateway_key or () if key],
         cors_origins=cors_origin or (),
         max_body=parse_size(max_body),
         max_image=parse_size(max_image),
@@ -194,6 +201,7 @@ def run_server(
     port: int,
     *,
     api_keys: Collection[str] = (),
+    gateway_keys: Collection[str] = (),
     cors_origins: Collection[str] = (),
     max_body: int | None = None,
     max_image: int | None = None,
@@ -215,12 +223,12 @@ def run_server(
     from ostro.server import ServedModel, create_app, serve
     from ostro.server.routes.audio import MAX_AUDIO_BYTES
     from ostro.server.routes.files import MAX_UPLOAD_BYTES
-    from ostro.server.run import bind
     from ostro.tokenizer import load_tokenizer
     from ostro.web.body import MAX_BODY_BYTES
     from ostro.web.cors import check_origins
     from ostro.web.hosts import is_loopback
     from ostro.web.images import MAX_IMAGE_BYTES
+    from ostro.web.listening import bind, url_of
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("ostro").setLevel(logging.INFO)
@@ -236,15 +244,16 @@ def run_server(
         )
         for options in models
     }
-    if not api_keys and not is_loopback(host):
+    if not (api_keys or gateway_keys) and not is_loopback(host):
         typer.echo(f"warning: anyone who reaches {host} may use this server; set --api-key.", err=True)
-    url = _url(host, listener.getsockname()[1])
+    url = url_of(host, listener.getsockname()[1])
     first = models[0].name
     typer.echo(f"Loading '{first}'; {url} answers already, and is ready when the model is.", err=True)
     app = create_app(
         served,
         pool=pool,
         api_keys=api_keys,
+        gateway_keys=gateway_keys,
         loopback_only=is_loopback(host),
         cors_origins=cors_origins,
         max_body_bytes=max_body or MAX_BODY_BYTES,
@@ -259,11 +268,6 @@ def run_server(
     finally:
         bar.close()
         listener.close()
-
-
-def _url(host: str, port: int) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - what is shown, not bound
-    return f"http://{shown}:{port}"
 
 
 def _announce(url: str, bar: _LoadingBar, card_of: Callable[[], ModelCard | None]) -> Callable[[], None]:

@@ -12,6 +12,21 @@ import msgspec
 if TYPE_CHECKING:
     import numpy as np
 
+# What a model may sense beside text.
+SENSES = ("image", "audio", "series")
+# How parts of a message are named, and what they hold.
+KINDS = {
+    "image_url": "image",
+    "image": "image",
+    "input_image": "image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "audio": "audio",
+    "input_series": "series",
+    "video_url": "video",
+    "file": "file",
+}
+
 # Of an image: placeholders of so many rows and columns. Sounds and series have one row.
 Grid = tuple[int, int]
 

@@ -16,25 +16,13 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ostro.core.errors import InvalidRequestError, PromptTooLongError
-from ostro.core.media import MediaInput
+from ostro.core.media import KINDS, MediaInput
 from ostro.media.audio import Sound, read_audio, read_sound
 from ostro.media.image import read_image
 from ostro.media.senses import Senses
 from ostro.media.series import pack_series, series_input, unpack_series
 
 MAX_MEDIA = 32
-# How parts are named, and what they hold.
-KINDS = {
-    "image_url": "image",
-    "image": "image",
-    "input_image": "image",
-    "input_audio": "audio",
-    "audio_url": "audio",
-    "audio": "audio",
-    "input_series": "series",
-    "video_url": "video",
-    "file": "file",
-}
 _PLURALS = {"image": "images", "audio": "sounds", "series": "series"}
 _WHITESPACE = b" \t\n\r\v\f"
 # Media within a text: `<image>…</image>` around base64, a data URL or an address. Anything else there stays text, such

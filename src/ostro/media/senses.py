@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ostro.core.errors import ConfigError
+from ostro.core.media import SENSES
 from ostro.media.audio_settings import AudioSettings, audio_settings
 from ostro.media.image import ImageSettings
 from ostro.media.series import CHANNELS, MAX_LENGTH, SeriesSettings
@@ -33,7 +34,7 @@ class Senses:
     @property
     def names(self) -> tuple[str, ...]:
         """Modalities that the model senses."""
-        return tuple(name for name in ("image", "audio", "series") if getattr(self, name) is not None)
+        return tuple(name for name in SENSES if getattr(self, name) is not None)
 
 
 def read_senses(path: Path) -> Senses:

@@ -24,7 +24,7 @@ from ostro.tokenizer.parser import PlainParser
 from ostro.web.disconnect import while_connected
 from ostro.web.errors import error_chunk
 from ostro.web.sse import DONE, KEEP_ALIVE, EventStreamResponse, sse_data
-from ostro.web.wire import GenerationRequest
+from ostro.web.wire import GenerationRequest, UsageInfo
 
 log = logging.getLogger("ostro.server")
 
@@ -164,8 +164,10 @@ def submit(
     param: str = "prompt",
     format_param: str = "response_format",
     inspect: bool = False,
+    owner: str,
 ) -> Generation:
-    """Queue prompts. param: where they came from, for a PromptTooLongError; format_param: where their answers' form
+    """Queue prompts. owner: whose they are; nobody else's requests share what the engine caches of them. param: where
+    they came from, for a PromptTooLongError; format_param: where their answers' form
     did, for a grammar that takes too much work. inspect: how attention is routed is to be told."""
     card = model.ready_card()
     eos_ids = model.eos_ids()
@@ -183,6 +185,7 @@ def submit(
                 context=card.context,
                 priority=priority,
                 timeout_s=timeout_s,
+                salt=owner,
             )
         except PromptTooLongError as error:
             error.param = param
@@ -206,7 +209,10 @@ async def _frames(generation: Generation, job: Job, shape: Shape) -> AsyncIterat
         while (piece := await generation.next()) is not None:
             # Bytes of half a character, or the start of a stop string, are held back: nothing to say yet.
             if piece.parts or piece.finish_reason is not None or piece.logprobs or piece.labels or job.shows_token_ids:
-                yield sse_data(shape.piece(piece))
+                chunk = shape.piece(piece)
+                if job.body.usage_in_chunks:
+                    chunk = msgspec.structs.replace(chunk, usage=UsageInfo.of(generation.usage()))
+                yield sse_data(chunk)
         if job.body.include_usage:
             yield sse_data(shape.last(generation.usage()))
     except Exception as error:  # noqa: BLE001 - the status is long sent, so a stream can only say it in a chunk

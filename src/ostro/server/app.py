@@ -62,6 +62,7 @@ def create_app(
     *,
     pool: PoolOptions | None = None,
     api_keys: Collection[str] = (),
+    gateway_keys: Collection[str] = (),
     loopback_only: bool = False,
     cors_origins: Collection[str] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -77,7 +78,8 @@ def create_app(
     """The ASGI application of a node. Its lifespan starts the engines and closes them.
 
     pool: how several models share the node, the first being the default; None loads all at the start and keeps them.
-    api_keys: with any, everything but /health/live and the page wants one of them as a bearer token.
+    api_keys: with any, everything but /health/live and the page wants one of them as a bearer token. gateway_keys: more
+        of them, of gateways, which say whose the requests are that they send.
     loopback_only: refuse Host headers that are not a loopback name; for servers bound to one.
     cors_origins: pages of these origins may call; others' browsers refuse them.
     max_body_bytes: most bytes of a request. max_image_bytes: most bytes of one image in it, decoded.
@@ -147,7 +149,7 @@ def create_app(
         image_limit=max_image_bytes,
     )
     app.add_middleware(RateHeaders, allowance_of=known.allowance)
-    app.add_middleware(ApiKeyGate, keys=api_keys, open_paths=home.OPEN_PATHS)
+    app.add_middleware(ApiKeyGate, keys=api_keys, gateway_keys=gateway_keys, open_paths=home.OPEN_PATHS)
     if loopback_only:
         app.add_middleware(LoopbackHosts)
     app.add_middleware(ErrorBoundary)

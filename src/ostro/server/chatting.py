@@ -21,6 +21,7 @@ from ostro.server.models import ServedModel
 from ostro.tokenizer.conversation import read_messages
 from ostro.tokenizer.grammars import chat_constraint
 from ostro.tokenizer.parser import AnswerParser
+from ostro.web.auth import owner_of
 from ostro.web.disconnect import while_connected
 
 CAREFUL = (
@@ -82,6 +83,7 @@ async def start_chat(
         params,
         _reader(model, spec, prompt.token_ids, continuation=continues(spec)),
         request_id=request_id,
+        owner=owner_of(request.scope),
         priority=spec.priority,
         timeout_s=spec.timeout,
         param=spec.messages_param,

@@ -50,6 +50,7 @@ class Embedder:
     model: ServedModel
     metrics: ServerMetrics
     request_id: str
+    owner: str
     pooling: Literal["last", "mean"]
     priority: int = 0
     timeout_s: float | None = None
@@ -90,6 +91,7 @@ class Embedder:
                 # The deadline is the whole request's; the engine counts from an input's own arrival.
                 timeout_s=None if self.timeout_s is None else max(0.001, self.timeout_s - (begun - started)),
                 pooling=self.pooling,
+                salt=self.owner,
             )
         )
         try:

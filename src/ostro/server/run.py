@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from ostro.core.errors import ConfigError, OstroError
+from ostro.core.errors import OstroError
 from ostro.server.connections import HEADERS_S, ImpatientProtocol
 from ostro.server.models import Models
 
@@ -51,18 +51,6 @@ def serve(
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ConfigError where the address cannot be had."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose others with --host and --port.",
-            param="port",
-        ) from error
 
 
 class _DrainingServer(uvicorn.Server):

@@ -1,9 +1,10 @@
-"""One SQLite database in WAL mode, used from threads so that an event loop never waits on the disk."""
+"""One database, used from threads so that an event loop never waits on the disk: SQLite in WAL mode, or PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import shutil
 import sqlite3
@@ -22,7 +23,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from ostro.core.errors import ConfigError, OstroError, StorageError
+from ostro.core.errors import ConfigError, MissingExtraError, OstroError, StorageError
 from ostro.storage.migrations import migrate
 
 T = TypeVar("T")
@@ -31,6 +32,12 @@ _BUSY_S = 10.0
 _THREADS = 4
 _WRITES = "ostro_writes"
 _MEMORY = (None, "", ":memory:")
+_SERVERS = ("postgresql", "postgres", "postgresql+psycopg")
+# Statements that wait for longer are given up, so that a server in trouble is an error and no silence.
+_SERVER_OPTIONS = f"-c statement_timeout={_BUSY_S:.0f}s -c lock_timeout={_BUSY_S:.0f}s -c timezone=UTC"
+_CONNECT_S = 5
+# Of this application among a server's advisory locks: one process migrates at a time.
+_MIGRATING = 0x6F7374726F
 
 
 class Database:
@@ -38,35 +45,45 @@ class Database:
 
     where: a path, an sqlite URL, or None for one in memory that ends with the process. Several processes may open
     one file. Opening creates and migrates it; it raises ConfigError for other URLs, for a file that is no database
-    and for one that a newer Ostro has written.
+    and for one that a newer Ostro has written. servers: take a URL such as postgresql://user@host/name too; such a
+    database has no folder for files. option: the setting that `where` came from, for errors to name.
 
     `read` and `write` run a function in one transaction on a thread of this database: all of it is kept, or nothing
     where it raises. They raise StorageError where the disk fails. Work must not keep the connection.
     """
 
-    def __init__(self, where: Path | str | None = None) -> None:
-        self.path = _path_of(where)
+    def __init__(self, where: Path | str | None = None, *, servers: bool = False, option: str = "--store") -> None:
+        self.url = _server_of(where) if servers else None
+        self.path = _path_of(where, servers) if self.url is None else None
         self._temporary: Path | None = None
         self._folder_lock = threading.Lock()
         # In memory there is one connection, so one thread.
-        threads = _THREADS if self.path else 1
+        threads = _THREADS if self.path or self.url else 1
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ostro-store")
-        self._alone = None if self.path else threading.RLock()
-        self._engine = _engine(self.path, threads)
+        self._alone = None if self.path or self.url else threading.RLock()
+        self._engine = _engine(self.path, threads) if self.url is None else _server_engine(self.url, threads)
         try:
             if self.path is not None:
                 _create(self.path)
             with self._transaction(writes=True) as connection:
+                if self.url is not None:
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
                 migrate(connection)
         except (OSError, StorageError) as error:
             self.close()
             reason = error.message if isinstance(error, OstroError) else f"{error.strerror or error}."
+            shown = self.path or (self.url and self.url.render_as_string(hide_password=True))
             raise ConfigError(
-                f"Cannot open the store {self.path}: {reason} Choose another file with --store.", param="store"
+                f"Cannot open the store {shown}: {reason} Choose another with {option}.", param="store"
             ) from error
         except BaseException:  # whatever it was, no open connection stays
             self.close()
             raise
+
+    @property
+    def is_server(self) -> bool:
+        """Whether other machines may use it at the same time."""
+        return self.url is not None
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns; it sees one state of the database throughout."""
@@ -92,6 +109,7 @@ class Database:
 
     def folder(self, name: str) -> Path:
         """A folder for files of one kind, created at need; for a database in memory a temporary one."""
+        assert self.url is None, "a database server has no folder"
         with self._folder_lock:
             if self.path is None and self._temporary is None:
                 self._temporary = Path(tempfile.mkdtemp(prefix="ostro-store-"))
@@ -123,7 +141,28 @@ class Database:
                 raise StorageError(_words(error)) from error
 
 
-def _path_of(where: Path | str | None) -> Path | None:
+def _server_of(where: Path | str | None) -> URL | None:
+    """The URL of a database server; None for what is none."""
+    if not isinstance(where, str) or "://" not in where:
+        return None
+    try:
+        url = make_url(where)
+    except ArgumentError:
+        return None  # `_path_of` says what is wrong
+    return url.set(drivername="postgresql+psycopg") if url.drivername in _SERVERS else None
+
+
+def _server_engine(url: URL, threads: int) -> Engine:
+    if importlib.util.find_spec("psycopg") is None:
+        raise MissingExtraError("A store in PostgreSQL", "postgres")
+    options = {"connect_timeout": _CONNECT_S, "options": _SERVER_OPTIONS, "application_name": "ostro"}
+    # A connection that the server closed is replaced before it is used.
+    return create_engine(
+        url, pool_size=threads, max_overflow=threads, pool_pre_ping=True, pool_timeout=_BUSY_S, connect_args=options
+    )
+
+
+def _path_of(where: Path | str | None, servers: bool) -> Path | None:
     """The file behind a path or URL, None for memory. Raises ConfigError."""
     if where is None or where == ":memory:":
         return None
@@ -136,7 +175,8 @@ def _path_of(where: Path | str | None) -> Path | None:
     if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.host or url.query:
         shown = url.render_as_string(hide_password=True)
         raise ConfigError(
-            f"The store {shown} cannot be used: only SQLite is supported, as a path or as sqlite:///PATH.",
+            f"The store {shown} cannot be used: only SQLite is supported, as a path or as sqlite:///PATH"
+            f"{', and PostgreSQL, as postgresql://USER@HOST/NAME' if servers else ''}.",
             param="store",
         )
     return None if url.database in _MEMORY else Path(str(url.database)).expanduser().absolute()

@@ -124,6 +124,68 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE batch_jobs ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",
         ),
     ),
+    Migration(
+        6,
+        "keys of gateways, and what they paid",
+        (
+            """
+            CREATE TABLE api_keys (
+                id VARCHAR PRIMARY KEY NOT NULL,
+                digest VARCHAR NOT NULL UNIQUE,
+                hint VARCHAR NOT NULL,
+                name VARCHAR NOT NULL,
+                tenant VARCHAR NOT NULL,
+                tier VARCHAR NOT NULL,
+                admin INTEGER NOT NULL,
+                models JSON,
+                region VARCHAR,
+                priority INTEGER NOT NULL,
+                budget BIGINT,
+                requests_per_minute BIGINT,
+                tokens_per_minute BIGINT,
+                concurrency BIGINT,
+                created_at DOUBLE PRECISION NOT NULL,
+                expires_at DOUBLE PRECISION,
+                revoked_at DOUBLE PRECISION,
+                spent BIGINT NOT NULL,
+                reserved BIGINT NOT NULL,
+                running BIGINT NOT NULL,
+                recent VARCHAR NOT NULL
+            )
+            """,
+            "CREATE INDEX api_keys_tenant ON api_keys (tenant, created_at)",
+            """
+            CREATE TABLE calls (
+                id VARCHAR PRIMARY KEY NOT NULL,
+                key_id VARCHAR NOT NULL,
+                tenant VARCHAR NOT NULL,
+                model VARCHAR NOT NULL,
+                endpoint VARCHAR NOT NULL,
+                node VARCHAR,
+                replica VARCHAR NOT NULL,
+                state VARCHAR NOT NULL,
+                outcome VARCHAR,
+                reserved BIGINT NOT NULL,
+                reserved_tokens BIGINT NOT NULL,
+                charge BIGINT NOT NULL,
+                prompt_tokens BIGINT NOT NULL,
+                completion_tokens BIGINT NOT NULL,
+                started_at DOUBLE PRECISION NOT NULL,
+                ended_at DOUBLE PRECISION
+            )
+            """,
+            "CREATE INDEX calls_key ON calls (key_id, started_at)",
+            "CREATE INDEX calls_tenant ON calls (tenant, started_at)",
+            "CREATE INDEX calls_open ON calls (replica) WHERE state = 'open'",
+            """
+            CREATE TABLE replicas (
+                id VARCHAR PRIMARY KEY NOT NULL,
+                name VARCHAR NOT NULL,
+                seen_at DOUBLE PRECISION NOT NULL
+            )
+            """,
+        ),
+    ),
 )
 
 
@@ -139,7 +201,7 @@ def migrate(connection: Connection, known: Sequence[Migration] = MIGRATIONS) -> 
     if applied > newest:
         raise ConfigError(
             f"The store was written by a newer Ostro: it has migration {applied}, and this one knows {newest}. "
-            "Upgrade Ostro, or choose another file with --store.",
+            "Upgrade Ostro, or choose another store.",
             param="store",
         )
     for migration in known:

@@ -95,3 +95,64 @@ batch_lines = Table(
     Column("succeeded", Integer, nullable=False),
     Column("line", String, nullable=False),
 )
+
+# Keys of a gateway. digest: SHA-256 of the key, in hex; hint: how it begins, for people to tell keys apart. models:
+# None is all. budget and what counts against it, spent and reserved, are micro-dollars; running: calls that hold a
+# reservation. recent: what the last minute had, as `ostro.storage.recent` reads it. Limits that are None: the tier's.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("digest", String, nullable=False, unique=True),
+    Column("hint", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("tier", String, nullable=False),
+    Column("admin", Integer, nullable=False),
+    Column("models", JSON(none_as_null=True)),
+    Column("region", String),
+    Column("priority", Integer, nullable=False),
+    Column("budget", BigInteger),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrency", BigInteger),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("spent", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("running", BigInteger, nullable=False),
+    Column("recent", String, nullable=False),
+)
+
+# One row a call through a gateway. state: "open", "settled", or "recovered" where its replica died and it was charged
+# as of its last checkpoint. charge: micro-dollars, of an open call those that it owes already. replica: who answers it.
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("key_id", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("endpoint", String, nullable=False),
+    Column("node", String),
+    Column("replica", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("outcome", String),
+    Column("reserved", BigInteger, nullable=False),
+    Column("reserved_tokens", BigInteger, nullable=False),
+    Column("charge", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+)
+
+# Gateways that use this store. id: of one life of the process; name: of all its lives. seen_at: by the store's clock.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)

@@ -14,16 +14,22 @@ from ostro.web.errors import error_response
 
 OPEN_PATHS = frozenset({"/health/live"})
 
-# Under this key of a scope, `IN_PROCESS` says that the program itself calls, and a text which API key does. Servers
-# make scopes of what they receive and fill in keys of their own choosing, so nothing that is sent can put it there.
+# Under these keys of a scope: `IN_PROCESS` where the program itself calls, and whose request it is. Servers make scopes
+# of what they receive and fill in keys of their own choosing, so nothing that is sent can put them there.
 PRINCIPAL = "ostro.principal"
+OWNER = "ostro.owner"
 IN_PROCESS = object()
+
+# Whose request a gateway passes on. Only a gateway's key makes it count.
+TENANT_HEADER = "x-ostro-tenant"
+_LONGEST_TENANT = 256
 
 
 def owner_of(scope: Scope) -> str:
-    """Who may find again what this request stores: the SHA-256 of its API key, in hex; empty where none is wanted."""
-    principal = scope.get(PRINCIPAL)
-    return principal if isinstance(principal, str) else ""
+    """Whose request this is: who may find again what it stores, and share what caches hold for it. A digest in hex, of
+    the API key, or of a gateway's key and the tenant that it names; empty where no key is wanted."""
+    owner = scope.get(OWNER)
+    return owner if isinstance(owner, str) else ""
 
 
 def is_in_process(scope: Scope) -> bool:
@@ -34,16 +40,24 @@ def is_in_process(scope: Scope) -> bool:
 class ApiKeyGate:
     """Plain ASGI. With no keys configured everybody passes; with any, every path but the open ones wants one.
 
-    open_paths: more of them beside OPEN_PATHS; for files that carry no data.
+    open_paths: more of them beside OPEN_PATHS; for files that carry no data. gateway_keys: more keys; what is sent with
+    one of them belongs to the tenant that TENANT_HEADER names, which is ignored with any other.
 
     Authorises on `scope["path"]`, the path that is routed on: a URL rebuilt from headers can be forged
     (CVE-2026-48710). Paths are compared as they are; one that merely looks like an open path is not open.
     """
 
-    def __init__(self, app: ASGIApp, keys: Collection[str] = (), open_paths: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Collection[str] = (),
+        open_paths: Collection[str] = (),
+        gateway_keys: Collection[str] = (),
+    ) -> None:
         self.app = app
         self._open = OPEN_PATHS.union(open_paths)
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key) for key in (*gateway_keys, *keys)]
+        self._gateways = len(gateway_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or not self._digests or self._passes(scope):
@@ -63,8 +77,12 @@ class ApiKeyGate:
         # No early exit, and digests of equal length: the time says nothing about which key was how close.
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         if any(matches):
-            scope[PRINCIPAL] = given.hex()
+            scope[OWNER] = self._owner(scope, given, from_gateway=any(matches[: self._gateways]))
         return any(matches)
+
+    def _owner(self, scope: Scope, key: bytes, *, from_gateway: bool) -> str:
+        tenant = Headers(scope=scope).get(TENANT_HEADER, "")[:_LONGEST_TENANT] if from_gateway else ""
+        return hashlib.sha256(key + tenant.encode()).hexdigest() if tenant else key.hex()
 
 
 def _digest(key: str) -> bytes:

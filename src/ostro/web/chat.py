@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.constraints import ToolPolicy
 from ostro.core.errors import InvalidRequestError
+from ostro.core.media import KINDS
 from ostro.core.request import LabelScore
 from ostro.core.sampling import SamplingParams
-from ostro.media.parts import KINDS
 from ostro.web.bounded import Many
 from ostro.web.detail import asks_for_detail
 from ostro.web.tools import MAX_TOOLS, ToolChoice, tool_policy

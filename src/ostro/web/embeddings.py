@@ -8,7 +8,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from ostro.core.errors import InvalidRequestError
-from ostro.media.parts import KINDS
+from ostro.core.media import KINDS
 from ostro.web.bounded import Ids, Many
 from ostro.web.wire import MAX_PRIORITY, MAX_TIMEOUT_S, UsageInfo, WireRequest
 

@@ -27,6 +27,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class WireRequest(BaseModel):
@@ -98,6 +99,11 @@ class GenerationRequest(WireRequest):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def usage_in_chunks(self) -> bool:
+        """Whether each chunk of a stream tells the usage so far, as vLLM has it."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def response(self) -> ResponseFormat:
         """What the text must be, however it was asked for. Raises InvalidRequestError for more than one way."""

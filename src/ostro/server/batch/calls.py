@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Message, Scope
 
-from ostro.web.auth import IN_PROCESS, PRINCIPAL
+from ostro.web.auth import IN_PROCESS, OWNER, PRINCIPAL
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def answers_to(app: FastAPI, path: str) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in app.router.routes)
 
 
-async def post(app: FastAPI, path: str, body: bytes, *, request_id: str) -> Answer:
-    """POST JSON as `IN_PROCESS`. Cancelling it is what a client that leaves is to a server."""
+async def post(app: FastAPI, path: str, body: bytes, *, request_id: str, owner: str = "") -> Answer:
+    """POST JSON as `IN_PROCESS`, for `owner`. Cancelling it is what a client that leaves is to a server."""
     headers = {
         "host": "localhost",
         "content-type": "application/json",
@@ -49,6 +49,7 @@ async def post(app: FastAPI, path: str, body: bytes, *, request_id: str) -> Answ
     }
     scope = _scope(path, [(name.encode(), value.encode()) for name, value in headers.items()])
     scope[PRINCIPAL] = IN_PROCESS
+    scope[OWNER] = owner
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
     gone = asyncio.Event()
     status = 500

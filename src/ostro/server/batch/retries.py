@@ -45,15 +45,17 @@ class Caller:
         self._aisle = _Aisle()
         self._unwell_at = float("-inf")
 
-    async def answer(self, endpoint: str, fields: dict[str, Any], model: str | None, request_id: str) -> Answer:
-        """The final answer to a request. model: for a body that names none."""
+    async def answer(
+        self, endpoint: str, fields: dict[str, Any], model: str | None, request_id: str, owner: str
+    ) -> Answer:
+        """The final answer to a request. model: for a body that names none. owner: whose request it is."""
         body = msgspec.json.encode(_prepared(endpoint, fields, model))
         deaths = loads = attempt = 0
         while True:
             async with self._aisle.alone() if deaths else self._aisle.shared():
                 if deaths:
                     await asyncio.sleep(self._unwell_at + _QUIET_S - time.monotonic())
-                answer = await post(self._app, endpoint, body, request_id=request_id)
+                answer = await post(self._app, endpoint, body, request_id=request_id, owner=owner)
                 if answer.status == 503:
                     self._unwell_at = time.monotonic()
             deaths += answer.fields.get("code") == EngineDeadError.code

@@ -161,7 +161,8 @@ class BatchRunner:
         if fields.get("stream"):
             line = refused_line(number, request, "stream_not_possible", "A request of a batch cannot be streamed.")
         else:
-            answer = await self._caller.answer(job.endpoint, fields, job.model, f"{job.id}-{number}")
+            request_id = f"{job.id}-{number}"
+            answer = await self._caller.answer(job.endpoint, fields, job.model, request_id, job.owner)
             line = line_of(number, request, answer)
         await self.jobs.record(job.id, self._owner, line)
 

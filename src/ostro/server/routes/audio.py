@@ -16,6 +16,7 @@ from ostro.server.mistral_shape import wants_mistral_stream
 from ostro.server.models import ServedModel
 from ostro.server.patience import patient
 from ostro.server.transcription_shape import MistralTranscriptionShape, TranscriptionShape
+from ostro.web.auth import owner_of
 from ostro.web.disconnect import while_connected
 from ostro.web.openapi import gives, takes_form
 from ostro.web.transcriptions import Transcription, TranscriptionEvent, TranscriptionRequest
@@ -72,6 +73,7 @@ async def _answer(
         params,
         plain_reader(model, params),
         request_id=shape.id,
+        owner=owner_of(request.scope),
         priority=body.priority or 0,
         timeout_s=body.timeout,
         param=source.where,

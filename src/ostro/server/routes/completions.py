@@ -18,6 +18,7 @@ from ostro.server.completion_shape import CompletionShape
 from ostro.server.context import ServerContext, context_of
 from ostro.server.models import ServedModel
 from ostro.server.patience import patient
+from ostro.web.auth import owner_of
 from ostro.web.body import read_json
 from ostro.web.completions import Completion, CompletionRequest, Prompt
 from ostro.web.openapi import gives, takes
@@ -56,6 +57,7 @@ async def _answer(
         params,
         plain_reader(model, params),
         request_id=job.id,
+        owner=owner_of(request.scope),
         priority=body.priority or 0,
         timeout_s=body.timeout,
         format_param=body.response_param,

@@ -19,6 +19,7 @@ from ostro.core.sampling import MAX_COUNT
 from ostro.server.context import ServerContext, context_of
 from ostro.server.embedding import Embedder, Pooled, Prompt, shortened
 from ostro.server.models import ServedModel
+from ostro.web.auth import owner_of
 from ostro.web.body import read_json
 from ostro.web.disconnect import while_connected
 from ostro.web.embeddings import EmbeddingItem, EmbeddingList, EmbeddingRequest, Input
@@ -42,6 +43,7 @@ async def embeddings(request: Request, context: Annotated[ServerContext, Depends
         model=model,
         metrics=context.metrics,
         request_id=new_id("embd"),
+        owner=owner_of(request.scope),
         pooling=body.pooling or "last",
         priority=body.priority or 0,
         timeout_s=body.timeout,

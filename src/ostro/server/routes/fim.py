@@ -15,6 +15,7 @@ from ostro.server.chatting import constrained
 from ostro.server.context import ServerContext, context_of
 from ostro.server.mistral_shape import MistralChatShape
 from ostro.server.patience import patient
+from ostro.web.auth import owner_of
 from ostro.web.body import read_json
 from ostro.web.chat import ChatChunk, ChatCompletion
 from ostro.web.completions import FimRequest
@@ -46,6 +47,7 @@ async def _answer(
         params,
         plain_reader(model, params),
         request_id=job.id,
+        owner=owner_of(request.scope),
         priority=body.priority or 0,
         timeout_s=body.timeout,
         format_param=body.response_param,

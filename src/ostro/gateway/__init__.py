@@ -1,0 +1,1 @@
+"""Many nodes behind one face: routing, keys, money, limits, cache. Torch-free."""

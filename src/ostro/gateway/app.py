@@ -1,0 +1,170 @@
+"""Puts a gateway's HTTP application together. Plain ASGI on the way of calls, where every microsecond counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ostro.core.errors import OstroError
+from ostro.gateway import admin, reading
+from ostro.gateway.answering import Answering
+from ostro.gateway.asking import ENDPOINTS
+from ostro.gateway.config import GatewayConfig
+from ostro.gateway.keyring import Keyring
+from ostro.gateway.nodes import Node, Nodes
+from ostro.gateway.outward import outward
+from ostro.storage import Database
+from ostro.storage.ledger import Ledger
+from ostro.web.auth import OPEN_PATHS
+from ostro.web.body import BodyLimit
+from ostro.web.errors import ErrorBoundary, error_response, handle_http_exception, handle_ostro_error
+from ostro.web.head import HeadAsGet
+from ostro.web.hosts import LoopbackHosts
+from ostro.web.message_errors import MessageErrors
+from ostro.web.request_id import RequestId
+
+log = logging.getLogger("ostro.gateway")
+
+
+@dataclass
+class GatewayContext:
+    """What routes share."""
+
+    config: GatewayConfig
+    database: Database
+    keyring: Keyring
+    ledger: Ledger
+    nodes: Nodes
+    answering: Answering
+
+
+class Gateway:
+    """The ASGI application. Whatever is asked for, a key is looked at first, but for what is open to everybody."""
+
+    def __init__(self, config: GatewayConfig, *, loopback_only: bool = False) -> None:
+        """Raises ConfigError where the store cannot be opened. loopback_only: as `ostro.server.create_app` has it."""
+        database = Database(config.store, servers=True, option="store")
+        nodes = Nodes(config.settings.routing)
+        for settings in config.settings.nodes:
+            nodes.add(
+                Node(settings, config.settings.routing, config.keys.get(settings.name), config.costs[settings.name])
+            )
+        ledger = Ledger(database, config.name)
+        self.context = GatewayContext(
+            config=config,
+            database=database,
+            keyring=Keyring(database),
+            ledger=ledger,
+            nodes=nodes,
+            answering=Answering(config, nodes, ledger),
+        )
+        self.draining = False
+        self.calls = 0
+        others = Starlette(
+            routes=[
+                Route("/health/live", _live),
+                Route("/health/ready", reading.ready),
+                Route("/v1/models", reading.models),
+                Route("/v1/usage", reading.usage),
+                *admin.routes(),
+            ],
+            exception_handlers={OstroError: _told, HTTPException: handle_http_exception},
+            lifespan=self._lifespan,
+        )
+        others.router.redirect_slashes = False
+        others.state.context = self.context
+        self._others = others
+        self._app = self._wrapped(loopback_only)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._others(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._app(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    def _wrapped(self, loopback_only: bool) -> ASGIApp:
+        app: ASGIApp = BodyLimit(HeadAsGet(self._route), limit=self.context.config.settings.max_body)
+        app = _Gate(app, self.context.keyring)
+        if loopback_only:
+            app = LoopbackHosts(app)
+        return RequestId(MessageErrors(ErrorBoundary(app)))
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = ENDPOINTS.get(scope["path"])
+        if endpoint is None or scope["method"] != "POST":
+            await self._others(scope, receive, send)
+            return
+        message = await receive()
+        data = message.get("body", b"")
+        while message.get("more_body"):
+            message = await receive()
+            data += message.get("body", b"")
+        self.calls += 1
+        try:
+            await self.context.answering(endpoint, scope["ostro.key"], data, scope, receive, send)
+        finally:
+            self.calls -= 1
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        context = self.context
+        await context.ledger.start()
+        await context.nodes.start()
+        try:
+            yield
+        finally:
+            await context.nodes.close()
+            await context.ledger.close()
+            context.database.close()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Wait for the calls that run; False where some still do after `grace_s` seconds."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(grace_s):
+                while self.calls:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            return False
+        return True
+
+
+class _Gate:
+    """Nothing is routed before its key is known; a path that is not there is 401 without one as well."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+        self._app = app
+        self._keyring = keyring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in OPEN_PATHS:
+            try:
+                if admin.is_admin_path(scope["path"]):
+                    scope["ostro.key"] = await self._keyring.admin(scope)
+                else:
+                    scope["ostro.key"] = await self._keyring.caller(scope)
+            except OstroError as error:
+                await error_response(outward(error))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OstroError)
+    return await handle_ostro_error(request, outward(error))
+
+
+async def _live(_: Request) -> Response:
+    return Response(b'{"status":"live"}', media_type="application/json")

@@ -1,0 +1,110 @@
+"""One call's money: held before it is sent, noted while it streams, settled before its last byte leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ostro.core.errors import StorageError
+from ostro.core.money import Price
+from ostro.gateway.events import Counted
+from ostro.storage.ledger import Bill, Hold, Ledger, Room
+
+# Tokens that may have been sent beyond what the ledger knows; notes go out well before, so that nobody waits for them.
+BEHIND = 32
+_NOTE_EVERY = 8
+# A ledger that does not answer for so long is one that is away.
+_SETTLE_S = 10.0
+
+
+class Billing:
+    """prompt_guess: tokens of the prompt where the node tells none, by the bytes of it."""
+
+    def __init__(self, ledger: Ledger, hold: Hold, price: Price, prompt_guess: int) -> None:
+        self.room: Room | None = None
+        self.node: str | None = None
+        self.limits = hold.limits
+        self._ledger = ledger
+        self._hold = hold
+        self._price = price
+        self._guess = prompt_guess
+        self._pieces = 0
+        self._told: Counted | None = None
+        self._served = False
+        self._asked_for = 0
+        self._noted = 0
+        self._notes: list[tuple[int, asyncio.Future[None]]] = []
+        self._settling: asyncio.Future[None] | None = None
+
+    async def hold(self) -> None:
+        """Raises what `Ledger.reserve` raises."""
+        self.room = await self._ledger.reserve(self._hold)
+
+    async def begins(self, node: str) -> None:
+        """A node answers: from now on the call and its prompt are owed, whatever becomes of it."""
+        self.node, self._served = node, True
+        await self._ledger.mark(self._bill("ok"))
+
+    def counts(self, pieces: int, told: Counted | None) -> None:
+        """What an event said."""
+        self._pieces += pieces
+        if told is not None:
+            before = self._told or Counted(0, 0)
+            self._told = Counted(max(before.prompt, told.prompt), max(before.completion, told.completion))
+
+    async def may_send(self) -> None:
+        """Before what was counted is sent: note it, and wait where the ledger is too far behind.
+
+        Raises StorageError where it cannot be written.
+        """
+        tokens = self.completion_tokens
+        if tokens - self._asked_for >= _NOTE_EVERY:
+            self._notes.append((tokens, self._ledger.mark(self._bill("ok"))))
+            self._asked_for = tokens
+        while self._notes and (self._notes[0][1].done() or tokens - self._noted > BEHIND):
+            noted, note = self._notes.pop(0)
+            await note
+            self._noted = noted
+
+    @property
+    def call_id(self) -> str:
+        return self._hold.call_id
+
+    @property
+    def completion_tokens(self) -> int:
+        return max(self._pieces, 0 if self._told is None else self._told.completion)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._told.prompt if self._told is not None and self._told.prompt else self._guess
+
+    @property
+    def charge(self) -> int:
+        """Micro-dollars."""
+        return min(self._price.of(self.prompt_tokens, self.completion_tokens), self._hold.amount) if self._served else 0
+
+    async def settle(self, outcome: str) -> None:
+        """Once; a second time it waits for the first. Raises StorageError where the ledger does not take it in time; it
+        is written as soon as it does."""
+        if self._settling is None:
+            self._settling = self._ledger.settle(self._bill(outcome))
+        try:
+            async with asyncio.timeout(_SETTLE_S):
+                await asyncio.shield(self._settling)
+        except TimeoutError:
+            raise StorageError("The ledger cannot be written; the call is charged as soon as it can be.") from None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has been asked for."""
+        return self._settling is not None
+
+    def _bill(self, outcome: str) -> Bill:
+        return Bill(
+            call_id=self._hold.call_id,
+            key_id=self._hold.key_id,
+            charge=self.charge,
+            prompt_tokens=self.prompt_tokens if self._served else 0,
+            completion_tokens=self.completion_tokens,
+            node=self.node,
+            outcome=outcome,
+        )
