@@ -47,15 +47,16 @@ class RunningGateway:
         self.config.write_text(yaml.safe_dump(config))
         self.log = folder / "gateway.log"
         self._store = config.get("store", str(folder / "gateway.db"))
-        self._environment = {**os.environ, **(environment or {})}
+        self.environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
+        self.port = 0
 
     def start(self) -> RunningGateway:
-        command = [sys.executable, "-m", "ostro", "gateway", "--config", str(self.config), "--port", "0"]
+        command = [sys.executable, "-m", "ostro", "gateway", "--config", str(self.config), "--port", str(self.port)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [*command, "--grace", "5"], stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment
+                [*command, "--grace", "5"], stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -413,3 +413,53 @@ def test_keys_are_made_changed_and_listed(gateway: RunningGateway) -> None:
         assert client.patch("/admin/keys/none", json={}).status_code == 404
         total = client.get("/admin/usage", params={"tenant": "new"}).json()["total_usd"]
         assert total == "0.006"
+
+
+def test_metrics_tell_what_happens(gateway: RunningGateway) -> None:
+    with gateway.client(gateway.key(budget=2000)) as client:
+        before = metrics_of(client.get("/metrics").text)
+        client.post(CHAT, json=asking("count 5", stream=True))
+        client.post(CHAT, json=asking("ok"))
+        text = client.get("/metrics").text
+    after = metrics_of(text)
+
+    def grew(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    assert grew('ostro_gateway_calls_total{endpoint="/v1/chat/completions",model="m",outcome="ok"}') == 1
+    assert grew('ostro_gateway_refusals_total{code="insufficient_quota"}') == 1
+    assert grew('ostro_gateway_tokens_total{kind="completion",model="m"}') == 5
+    assert grew('ostro_gateway_charged_usd_total{tier="commercial"}') == pytest.approx(0.002)
+    assert grew('ostro_gateway_routed_total{model="m",node="stub"}') == 1
+    for histogram in ("call", "first_byte"):
+        assert grew(f'ostro_gateway_{histogram}_seconds_count{{model="m"}}') == 1
+    assert grew("ostro_gateway_own_seconds_count") == 1
+    assert after['ostro_gateway_node_up{node="stub"}'] == 1
+    families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert len({name for name in families if name.startswith("ostro_gateway")}) >= 12
+
+
+def metrics_of(text: str) -> dict[str, float]:
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_callers_that_leave_at_once_hold_nothing(gateway: RunningGateway) -> None:
+    """Wherever they leave: while their money is held, while a node is asked, while it answers."""
+    import socket
+
+    key, key_id = gateway.made_key(tier="tokens", concurrency=1000)
+    host, port = gateway.url.removeprefix("http://").split(":")
+    body = json.dumps(asking("pause 0.3 1")).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    for number in range(60):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + body)
+            time.sleep(0.0005 * (number % 12))
+    with gateway.client(gateway.key(admin=True)) as client:
+        for _ in range(100):
+            (record,) = (one for one in client.get("/admin/keys").json()["data"] if one["id"] == key_id)
+            if record["running"] == 0:
+                break
+            time.sleep(0.05)
+    assert (record["running"], record["reserved_usd"]) == (0, "0.00")

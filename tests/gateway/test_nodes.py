@@ -246,3 +246,39 @@ def test_a_node_that_is_removed_ends_what_it_began(tmp_path: Path) -> None:
         text, removed = asyncio.run(work())
         assert text.rstrip().endswith("data: [DONE]")
         assert removed["idle"]
+
+
+def test_gateways_in_a_circle_are_found_out(tmp_path: Path) -> None:
+    """Each has the other for its node; as Ostro's own they never say that they are ready."""
+    ports = [free_port() for _ in range(2)]
+    gateways = []
+    for name, other in zip(("a", "b"), reversed(ports), strict=True):
+        (tmp_path / name).mkdir()
+        config = settings(node(f"http://127.0.0.1:{other}", "other", key_env="OTHER_KEY"))
+        gateways.append(RunningGateway(tmp_path / name, config))
+    keys = [gateway.key() for gateway in gateways]
+    for gateway, others, port in zip(gateways, reversed(keys), ports, strict=True):
+        gateway.environment["OTHER_KEY"] = others
+        gateway.port = port
+    with gateways[0], gateways[1]:
+        for gateway, key in zip(gateways, keys, strict=True):
+            with gateway.client(key) as client:
+                assert client.post(CHAT, json=asking("ok")).status_code == 503
+                back = client.post(CHAT, json=asking("ok"), headers={"x-ostro-via": "x,y,x"})
+                assert back.status_code == 508
+                assert "circle" in back.json()["error"]["message"]
+                far = client.post(CHAT, json=asking("ok"), headers={"x-ostro-via": ",".join("abcdefghi")})
+                assert far.status_code == 508
+
+
+def test_a_gateway_that_is_its_own_node_ends_what_comes_back(tmp_path: Path) -> None:
+    """As a plain OpenAI-compatible server it is probed by a call, which comes back and is refused."""
+    port = free_port()
+    config = settings(node(f"http://127.0.0.1:{port}", "itself", kind="openai", key_env="OWN_KEY"))
+    gateway = RunningGateway(tmp_path, config)
+    gateway.environment["OWN_KEY"] = key = gateway.key()
+    gateway.port = port
+    with gateway, gateway.client(key) as client:
+        time.sleep(0.5)
+        assert client.post(CHAT, json=asking("ok")).status_code == 503
+        assert 'ostro_gateway_refusals_total{code="gateway_cycle"}' in client.get("/metrics").text

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from ostro.core.errors import NotReadyError, OstroError, StorageError
@@ -17,12 +18,14 @@ from ostro.core.ids import new_id
 from ostro.core.money import MICROS, usd
 from ostro.gateway.asking import Asked, Endpoint, read_asked
 from ostro.gateway.billing import Billing
+from ostro.gateway.cache import AnswerCache, Kept, Wish, key_of, wish_of
 from ostro.gateway.config import GatewayConfig, Tier
 from ostro.gateway.events import BrokenStreamError, Counted, read_event, usage_of
 from ostro.gateway.keyring import NotAllowedError
-from ostro.gateway.nodes import Node, Nodes
+from ostro.gateway.nodes import VIA_HEADER, Node, Nodes
 from ostro.gateway.outward import outward
 from ostro.gateway.sending import Answer, NodeFailedError, Relayed, UpstreamError, send
+from ostro.observability.gateway import GatewayMetrics
 from ostro.routing.nodes import Ask, Choice, Spill, rank
 from ostro.storage.keys import Key
 from ostro.storage.ledger import Hold, Ledger, Limits, RateLimitError, Room
@@ -37,6 +40,8 @@ _EVENTS = b"text/event-stream"
 _LONGEST_TOKEN = 16
 # Bytes a token, on the average: for answers whose node tells no usage.
 _USUAL_TOKEN = 4
+_MOST_GATEWAYS = 8
+_NO_WISH = Wish(reads=False, keeps=False)
 
 
 @dataclass
@@ -48,20 +53,33 @@ class Call:
     asked: Asked
     billing: Billing
     request_id: str
+    via: str
     started: float
     choice: Choice | None = None
-    tried: list[str] = field(default_factory=list)
+    wish: Wish = _NO_WISH
+    cache_key: bytes = b""
+    kept: Kept | None = None
     began: bool = False
+
+
+class CycleError(OstroError):
+    """Gateways that have each other for nodes."""
+
+    status = 508
+    type = "invalid_request_error"
+    code = "gateway_cycle"
 
 
 class Answering:
     """Answers calls of known callers."""
 
-    def __init__(self, config: GatewayConfig, nodes: Nodes, ledger: Ledger) -> None:
+    def __init__(self, config: GatewayConfig, nodes: Nodes, ledger: Ledger, metrics: GatewayMetrics) -> None:
         routing = config.settings.routing
         self.config = config
         self.nodes = nodes
         self.ledger = ledger
+        self.metrics = metrics
+        self.cache = AnswerCache(config.settings.cache)
         self.spill = Spill(routing.spill_above, routing.spill_below)
 
     async def __call__(
@@ -82,21 +100,25 @@ class Answering:
             working.cancel()
 
     async def _answer(self, endpoint: Endpoint, key: Key, data: bytes, scope: Scope, send_: Send) -> None:
-        request_id = scope["state"]["request_id"]
+        headers = Headers(scope=scope)
+        via = [*filter(None, headers.get(VIA_HEADER, "").split(",")), self.ledger.replica]
         try:
-            call = self._read(endpoint, key, data, request_id)
+            call = self._read(endpoint, key, data, scope["state"]["request_id"], via)
+            call.wish = wish_of(headers, call.asked, self.config.settings.cache)
+            # Before anything is held: what no node could answer costs nothing and counts for nothing.
+            choices = self._choices(call)
             await call.billing.hold()
-        except RateLimitError as error:
-            response = error_response(error)
-            response.headers.update(_room_headers(error.room))
-            await response(scope, _nothing, send_)
-            return
         except OstroError as error:
-            await error_response(outward(error))(scope, _nothing, send_)
+            told = outward(error)
+            self.metrics.refused(told.code)
+            response = error_response(told)
+            if isinstance(error, RateLimitError):
+                response.headers.update(_room_headers(error.room))
+            await response(scope, _nothing, send_)
             return
         outcome = "disconnect"
         try:
-            outcome = await self._serve(call, send_)
+            outcome = await self._from_cache(call, send_) or await self._serve(call, choices, send_)
         except OstroError as error:
             outcome = "error"
             await self._fail(call, error, scope, send_)
@@ -108,8 +130,53 @@ class Answering:
                 # Not waited for: the client is gone, or has been told.
                 settling = asyncio.ensure_future(call.billing.settle(outcome))
                 settling.add_done_callback(_swallow)
+            self._note(call, outcome)
 
-    def _read(self, endpoint: Endpoint, key: Key, data: bytes, request_id: str) -> Call:
+    async def _from_cache(self, call: Call, send_: Send) -> str | None:
+        """None where it has no answer."""
+        if not (call.wish.reads or call.wish.keeps):
+            return None
+        call.cache_key = key_of(call.key.tenant, call.asked)
+        kept = self.cache.find(call.cache_key) if call.wish.reads else None
+        if kept is None:
+            return None
+        call.kept = kept
+        call.billing.was_kept(kept.node, kept.used, self.config.settings.cache.price)
+        await call.billing.settle("cached")
+        if not call.asked.stream:
+            await self._whole(call, 200, kept.pieces[0], send_, {})
+            return "cached"
+        await self._begin_stream(call, {}, send_)
+        for piece in kept.pieces:
+            await send_({"type": "http.response.body", "body": piece, "more_body": True})
+        await send_({"type": "http.response.body", "body": b""})
+        return "cached"
+
+    def _keep(self, call: Call, pieces: Sequence[bytes]) -> None:
+        if call.wish.keeps and call.billing.node is not None:
+            self.cache.keep(call.cache_key, tuple(pieces), call.billing.used, call.billing.node)
+
+    def _note(self, call: Call, outcome: str) -> None:
+        billing = call.billing
+        self.metrics.ended(
+            call.asked.model,
+            call.asked.endpoint.path,
+            outcome,
+            time.perf_counter() - call.started,
+            tier=call.tier.name,
+            prompt=billing.prompt_tokens if billing.node is not None else 0,
+            completion=billing.completion_tokens,
+            usd=billing.charge / MICROS,
+        )
+
+    def _read(self, endpoint: Endpoint, key: Key, data: bytes, request_id: str, via: Sequence[str]) -> Call:
+        if len(set(via)) < len(via):
+            raise CycleError(
+                "The request has come back to a gateway that it came from: one of them is a node of another, in a "
+                "circle. Take it out of the nodes of one."
+            )
+        if len(via) > _MOST_GATEWAYS:
+            raise CycleError(f"The request has come through more than {_MOST_GATEWAYS} gateways.")
         asked = read_asked(endpoint, data, self._default_model(key))
         if not key.may_use(asked.model):
             raise NotAllowedError(f"This key may not use '{asked.model}'.", param="model")
@@ -133,7 +200,8 @@ class Answering:
             limits=limits,
         )
         guess = -(-asked.prompt_tokens // _USUAL_TOKEN)
-        return Call(key, tier, asked, Billing(self.ledger, hold, tier.price, guess), request_id, time.perf_counter())
+        billing = Billing(self.ledger, hold, tier.price, guess)
+        return Call(key, tier, asked, billing, request_id, ",".join(via), time.perf_counter())
 
     def _default_model(self, key: Key) -> str | None:
         names = (name for node in self.nodes for name in node.models)
@@ -145,15 +213,15 @@ class Answering:
         sizes = [node.models[asked.model].max_output for node in self.nodes if asked.model in node.models]
         return max(sizes, default=0)
 
-    async def _serve(self, call: Call, send_: Send) -> str:
+    async def _serve(self, call: Call, choices: Sequence[Choice], send_: Send) -> str:
         """Returns how it ended."""
         failures: list[tuple[str, str]] = []
-        for choice in self._choices(call):
+        for choice in choices:
             if choice.node not in self.nodes:
                 continue
             node = self.nodes[choice.node]
             call.choice = choice
-            call.tried.append(choice.node)
+            self.metrics.routed(node.name, call.asked.model, None if failures else time.perf_counter() - call.started)
             try:
                 answer = await send(
                     self.nodes,
@@ -170,10 +238,12 @@ class Answering:
             except NodeFailedError as error:
                 log.warning("%s: node '%s' %s.", call.request_id, node.name, error.message)
                 failures.append((node.name, error.message))
+                self.metrics.node_failed(node.name)
                 if error.is_its_fault:
                     node.breaker.failed_now(time.monotonic())
             except (UpstreamError, BrokenStreamError) as error:
                 node.breaker.failed_now(time.monotonic())
+                self.metrics.node_failed(node.name)
                 if call.began:
                     raise
                 log.warning("%s: node '%s': %s", call.request_id, node.name, error.message)
@@ -199,7 +269,7 @@ class Answering:
         return choices[: 1 + routing.retries]
 
     def _headers(self, call: Call, node: Node) -> dict[str, str]:
-        headers = {"x-request-id": call.request_id}
+        headers = {"x-request-id": call.request_id, VIA_HEADER: call.via}
         if node.settings.kind == "ostro":
             headers["x-ostro-tenant"] = call.key.tenant
         return headers
@@ -247,7 +317,9 @@ class Answering:
         if call.asked.endpoint.path == "/v1/infer":
             body["cost"] = call.billing.charge / MICROS
             changed = True
-        await self._whole(call, 200, msgspec.json.encode(body) if changed else data, send_, answer.headers)
+        data = msgspec.json.encode(body) if changed else data
+        self._keep(call, [data])
+        await self._whole(call, 200, data, send_, answer.headers)
         return "ok"
 
     def _renamed(self, call: Call, node: Node, body: dict[str, Any]) -> bool:
@@ -261,12 +333,17 @@ class Answering:
         headers = self._answer_headers(call, _JSON, more)
         headers.append((b"content-length", str(len(data)).encode()))
         headers.append((b"x-ostro-cost-usd", usd(call.billing.charge).encode()))
-        call.began = True
+        self._begins(call)
         await send_({"type": "http.response.start", "status": status, "headers": headers})
         await send_({"type": "http.response.body", "body": data})
 
     def _answer_headers(self, call: Call, kind: bytes, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
         headers = [(b"content-type", kind), (b"x-ostro-call", call.billing.call_id.encode())]
+        if call.kept is not None:
+            headers.append((b"x-ostro-cache", b"hit"))
+            headers.append((b"age", str(self.cache.age_s(call.kept)).encode()))
+        elif call.wish.reads or call.wish.keeps:
+            headers.append((b"x-ostro-cache", b"miss"))
         if call.choice is not None:
             headers.append((b"x-ostro-node", call.choice.node.encode()))
             headers.append((b"x-ostro-reason", call.choice.reason.encode()))
@@ -278,6 +355,7 @@ class Answering:
         billing, renames = call.billing, answer.node.models[call.asked.model].upstream is not None
         wants_usage = call.asked.wants_usage or not call.asked.endpoint.usage_option
         is_over = False
+        sent: list[bytes] = []
         async for event in answer.events():
             said = read_event(event)
             if said.failed and not call.began:
@@ -285,7 +363,7 @@ class Answering:
             if not call.began:
                 answer.node.breaker.succeeded()
                 await billing.begins(answer.node.name)
-                await self._begin_stream(call, answer, send_)
+                await self._begin_stream(call, answer.headers, send_)
             billing.counts(said.pieces, said.usage)
             if said.last:
                 is_over = True
@@ -296,11 +374,14 @@ class Answering:
                 continue
             if said.payload is not None and (renames or "usage" in said.payload):
                 event = self._rewritten(call, event, said.payload, renames=renames)
+            if call.wish.keeps:
+                sent.append(event)
             await send_({"type": "http.response.body", "body": event, "more_body": True})
         if not call.began:
             raise NodeFailedError("ended its stream before it began")
         if not is_over:
             raise BrokenStreamError("The node's stream ended before the answer did. What came of it is not all.")
+        self._keep(call, sent)
         await send_({"type": "http.response.body", "body": b""})
         return "ok"
 
@@ -315,11 +396,15 @@ class Answering:
         name = event.partition(b"\n")[0] + b"\n" if event.startswith(b"event:") else b""
         return name + sse_data(payload)
 
-    async def _begin_stream(self, call: Call, answer: Answer, send_: Send) -> None:
-        headers = self._answer_headers(call, _EVENTS, answer.headers)
+    async def _begin_stream(self, call: Call, more: Mapping[str, str], send_: Send) -> None:
+        headers = self._answer_headers(call, _EVENTS, more)
         headers += [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
-        call.began = True
+        self._begins(call)
         await send_({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def _begins(self, call: Call) -> None:
+        call.began = True
+        self.metrics.first_byte(call.asked.model, time.perf_counter() - call.started)
 
     async def _fail(self, call: Call, error: OstroError, scope: Scope, send_: Send) -> None:
         error = outward(error)

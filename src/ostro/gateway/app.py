@@ -23,6 +23,8 @@ from ostro.gateway.config import GatewayConfig
 from ostro.gateway.keyring import Keyring
 from ostro.gateway.nodes import Node, Nodes
 from ostro.gateway.outward import outward
+from ostro.observability.gateway import GatewayMetrics, GatewayState, NodeState
+from ostro.observability.metrics import CONTENT_TYPE
 from ostro.storage import Database
 from ostro.storage.ledger import Ledger
 from ostro.web.auth import OPEN_PATHS
@@ -46,6 +48,7 @@ class GatewayContext:
     ledger: Ledger
     nodes: Nodes
     answering: Answering
+    metrics: GatewayMetrics
 
 
 class Gateway:
@@ -54,26 +57,28 @@ class Gateway:
     def __init__(self, config: GatewayConfig, *, loopback_only: bool = False) -> None:
         """Raises ConfigError where the store cannot be opened. loopback_only: as `ostro.server.create_app` has it."""
         database = Database(config.store, servers=True, option="store")
-        nodes = Nodes(config.settings.routing)
+        ledger = Ledger(database, config.name)
+        nodes = Nodes(config.settings.routing, via=ledger.replica)
         for settings in config.settings.nodes:
             nodes.add(
                 Node(settings, config.settings.routing, config.keys.get(settings.name), config.costs[settings.name])
             )
-        ledger = Ledger(database, config.name)
+        metrics = GatewayMetrics(self._state)
         self.context = GatewayContext(
             config=config,
             database=database,
             keyring=Keyring(database),
             ledger=ledger,
             nodes=nodes,
-            answering=Answering(config, nodes, ledger),
+            answering=Answering(config, nodes, ledger, metrics),
+            metrics=metrics,
         )
-        self.draining = False
         self.calls = 0
         others = Starlette(
             routes=[
                 Route("/health/live", _live),
                 Route("/health/ready", reading.ready),
+                Route("/metrics", _metrics),
                 Route("/v1/models", reading.models),
                 Route("/v1/usage", reading.usage),
                 *admin.routes(),
@@ -117,6 +122,18 @@ class Gateway:
         finally:
             self.calls -= 1
 
+    def _state(self) -> GatewayState:
+        context = self.context
+        return GatewayState(
+            nodes=tuple(_state_of(node) for node in context.nodes),
+            calls=self.calls,
+            spilling=context.answering.spill.on,
+            ledger_waiting=context.ledger.waiting,
+            cache_hits=context.answering.cache.hits,
+            cache_misses=context.answering.cache.misses,
+            cache_bytes=context.answering.cache.bytes,
+        )
+
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         context = self.context
@@ -131,7 +148,6 @@ class Gateway:
 
     async def drain(self, grace_s: float) -> bool:
         """Wait for the calls that run; False where some still do after `grace_s` seconds."""
-        self.draining = True
         try:
             async with asyncio.timeout(grace_s):
                 while self.calls:
@@ -164,6 +180,24 @@ class _Gate:
 async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, OstroError)
     return await handle_ostro_error(request, outward(error))
+
+
+def _state_of(node: Node) -> NodeState:
+    return NodeState(
+        name=node.name,
+        answers=node.why_not() is None,
+        load=node.load,
+        in_flight=node.in_flight,
+        capacity=node.settings.capacity,
+        kv_usage=node.signals.kv_usage,
+        device=node.signals.device,
+        waiting=node.signals.waiting,
+    )
+
+
+async def _metrics(request: Request) -> Response:
+    context: GatewayContext = request.app.state.context
+    return Response(context.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
 
 async def _live(_: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from ostro.core.errors import StorageError
 from ostro.core.money import Price
@@ -30,19 +31,37 @@ class Billing:
         self._pieces = 0
         self._told: Counted | None = None
         self._served = False
+        self._share = 1.0
         self._asked_for = 0
         self._noted = 0
         self._notes: list[tuple[int, asyncio.Future[None]]] = []
         self._settling: asyncio.Future[None] | None = None
 
     async def hold(self) -> None:
-        """Raises what `Ledger.reserve` raises."""
-        self.room = await self._ledger.reserve(self._hold)
+        """Raises what `Ledger.reserve` raises. A caller that leaves meanwhile gives back what is held."""
+        reserving = asyncio.ensure_future(self._ledger.reserve(self._hold))
+        try:
+            self.room = await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            reserving.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, reserving: asyncio.Future[Room]) -> None:
+        if not reserving.cancelled() and reserving.exception() is None:
+            self._settling = self._ledger.settle(self._bill("disconnect"))
 
     async def begins(self, node: str) -> None:
         """A node answers: from now on the call and its prompt are owed, whatever becomes of it."""
         self.node, self._served = node, True
         await self._ledger.mark(self._bill("ok"))
+
+    def was_kept(self, node: str, used: Counted, share: float) -> None:
+        """The answer is one that was given before: it costs a share of its price."""
+        self.node, self._served, self._told, self._share = node, True, used, share
+
+    @property
+    def used(self) -> Counted:
+        return Counted(self.prompt_tokens, self.completion_tokens)
 
     def counts(self, pieces: int, told: Counted | None) -> None:
         """What an event said."""
@@ -80,7 +99,10 @@ class Billing:
     @property
     def charge(self) -> int:
         """Micro-dollars."""
-        return min(self._price.of(self.prompt_tokens, self.completion_tokens), self._hold.amount) if self._served else 0
+        if not self._served:
+            return 0
+        price = self._price.of(self.prompt_tokens, self.completion_tokens)
+        return min(math.ceil(price * self._share), self._hold.amount)
 
     async def settle(self, outcome: str) -> None:
         """Once; a second time it waits for the first. Raises StorageError where the ledger does not take it in time; it

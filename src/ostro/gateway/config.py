@@ -110,6 +110,16 @@ class RoutingSettings(_Settings, frozen=True):
     probe_timeout_s: Seconds = 5.0
 
 
+class CacheSettings(_Settings, frozen=True):
+    """Answers that are kept, for requests whose answers are always the same and those that ask for it. price: the share
+    of a call's price that an answer from the cache costs."""
+
+    enabled: bool = False
+    ttl_s: Seconds = 3600.0
+    max_bytes: Count = 64 * 1024 * 1024
+    price: Share = 0.0
+
+
 class GatewaySettings(_Settings, frozen=True):
     """The whole file. store: a file, or postgresql://user@host/name, which several gateways may share. name: of this
     gateway among them, the same in all its lives. max_body, max_answer: bytes of a request and of an answer.
@@ -120,6 +130,7 @@ class GatewaySettings(_Settings, frozen=True):
     store: str = "gateway.db"
     name: str | None = None
     routing: RoutingSettings = RoutingSettings()
+    cache: CacheSettings = CacheSettings()
     max_body: Count = 16 * 1024 * 1024
     max_answer: Count = 64 * 1024 * 1024
     first_byte_s: Seconds = 600.0

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -29,6 +29,8 @@ _OTHERS_PROBE_S = 30.0
 _LONGEST_METRICS = 4 * 1024 * 1024
 # Of probes of a node that is away.
 _AWAY_S = 0.5
+# Names the gateways that a request came through.
+VIA_HEADER = "x-ostro-via"
 
 
 class Node:
@@ -99,12 +101,13 @@ class Node:
 class Nodes:
     """All of them, watched. `start` before, `close` after; in one event loop."""
 
-    def __init__(self, routing: RoutingSettings, on_change: Callable[[Node], None] = lambda _: None) -> None:
+    def __init__(self, routing: RoutingSettings, *, via: str) -> None:
+        """via: this gateway, to others that a request of its own might come back from."""
         self.routing = routing
+        self._via = via
         self._nodes: dict[str, Node] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._on_change = on_change
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())
@@ -126,7 +129,7 @@ class Nodes:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"accept-encoding": "identity", "user-agent": "ostro-gateway"},
+            headers={"accept-encoding": "identity", "user-agent": "ostro-gateway", VIA_HEADER: self._via},
             trust_env=False,
         )
         for node in self._nodes.values():
@@ -173,14 +176,11 @@ class Nodes:
 
     async def _probe_on(self, node: Node) -> None:
         while True:
-            was = node.ready
             why = await self.probe(node)
             if why is None:
                 node.is_back()
             else:
                 node.is_away(why)
-            if node.ready != was:
-                self._on_change(node)
             await asyncio.sleep(self._pause(node))
 
     def _pause(self, node: Node) -> float:

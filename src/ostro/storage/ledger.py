@@ -229,6 +229,11 @@ class Ledger:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
             self._thread = None
 
+    @property
+    def waiting(self) -> int:
+        """What has been asked and is not being written yet."""
+        return self._asked.qsize()
+
     async def reserve(self, hold: Hold) -> Room:
         """Raises NoCreditError, RateLimitError, AuthenticationError for a key that is gone, StorageError."""
         answer = await self._ask(hold)

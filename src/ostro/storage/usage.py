@@ -48,7 +48,7 @@ def usage(
         select(
             *keys,
             func.count().label("calls"),
-            func.sum(case((calls.c.outcome == "ok", 0), else_=1)).label("failed"),
+            func.sum(case((calls.c.outcome.in_(("ok", "cached")), 0), else_=1)).label("failed"),
             func.sum(calls.c.prompt_tokens).label("prompt_tokens"),
             func.sum(calls.c.completion_tokens).label("completion_tokens"),
             func.sum(calls.c.charge).label("charge"),
