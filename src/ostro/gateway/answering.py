@@ -310,7 +310,7 @@ class Answering:
             return await self._stream(call, answer, send_)
         data, body = await answer.body()
         answer.node.breaker.succeeded()
-        await call.billing.begins(answer.node.name)
+        call.billing.was_served(answer.node.name)
         call.billing.counts(0, usage_of(body) or _guessed(body, call.billing))
         await call.billing.settle("ok")
         changed = self._renamed(call, answer.node, body)
@@ -362,7 +362,8 @@ class Answering:
                 raise NodeFailedError("began its answer with an error")
             if not call.began:
                 answer.node.breaker.succeeded()
-                await billing.begins(answer.node.name)
+                billing.was_served(answer.node.name)
+                await billing.note()
                 await self._begin_stream(call, answer.headers, send_)
             billing.counts(said.pieces, said.usage)
             if said.last:

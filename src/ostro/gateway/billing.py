@@ -50,9 +50,12 @@ class Billing:
         if not reserving.cancelled() and reserving.exception() is None:
             self._settling = self._ledger.settle(self._bill("disconnect"))
 
-    async def begins(self, node: str) -> None:
+    def was_served(self, node: str) -> None:
         """A node answers: from now on the call and its prompt are owed, whatever becomes of it."""
         self.node, self._served = node, True
+
+    async def note(self) -> None:
+        """What is owed by now. Raises StorageError where it cannot be written."""
         await self._ledger.mark(self._bill("ok"))
 
     def was_kept(self, node: str, used: Counted, share: float) -> None:

@@ -174,21 +174,30 @@ def _left(limit: int | None, had: int) -> int | None:
     return None if limit is None else max(0, limit - had)
 
 
-_ACCOUNT = select(
-    api_keys.c.id,
-    api_keys.c.revoked_at,
-    api_keys.c.expires_at,
-    api_keys.c.budget,
-    api_keys.c.spent,
-    api_keys.c.reserved,
-    api_keys.c.running,
-    api_keys.c.recent,
+# Made once: to make a statement takes longer than to run it.
+_ACCOUNTS = (
+    select(
+        api_keys.c.id,
+        api_keys.c.revoked_at,
+        api_keys.c.expires_at,
+        api_keys.c.budget,
+        api_keys.c.spent,
+        api_keys.c.reserved,
+        api_keys.c.running,
+        api_keys.c.recent,
+    )
+    .where(api_keys.c.id.in_(bindparam("keys", expanding=True)))
+    # Replicas that lock the same keys wait for each other, and not in a circle.
+    .order_by(api_keys.c.id)
+    .with_for_update()
 )
 _SET_ACCOUNT = update(api_keys).where(api_keys.c.id == bindparam("key"))
 _CALL = select(
     calls.c.id, calls.c.key_id, calls.c.state, calls.c.reserved, calls.c.reserved_tokens, calls.c.charge,
     calls.c.prompt_tokens, calls.c.completion_tokens, calls.c.started_at,
 )  # fmt: skip
+_CALLS = _CALL.where(calls.c.id.in_(bindparam("calls", expanding=True)))
+_OPEN_CALL = insert(calls)
 _MARK_CALL = update(calls).where(calls.c.id == bindparam("call"), calls.c.state == "open")
 _SETTLE_CALL = update(calls).where(calls.c.id == bindparam("call"))
 
@@ -328,7 +337,7 @@ class Ledger:
                     opened.append(self._opened(one, now))
             answers.append(answer)
         if opened:
-            connection.execute(insert(calls), opened)
+            connection.execute(_OPEN_CALL, opened)
         if accounts:
             connection.execute(_SET_ACCOUNT, [{"key": key, **one.values()} for key, one in accounts.items()])
         return answers
@@ -337,14 +346,13 @@ class Ledger:
         wanted = sorted(ids)
         if not wanted:
             return {}
-        # In the order of their ids: replicas that lock the same keys wait for each other, and not in a circle.
-        query = _ACCOUNT.where(api_keys.c.id.in_(wanted)).order_by(api_keys.c.id).with_for_update()
-        return {row["id"]: _Account(row, now) for row in connection.execute(query).mappings()}
+        rows = connection.execute(_ACCOUNTS, {"keys": wanted}).mappings()
+        return {row["id"]: _Account(row, now) for row in rows}
 
     def _settle(
         self, connection: Connection, bills: Sequence[Bill], accounts: Mapping[str, _Account], now: float
     ) -> None:
-        found = connection.execute(_CALL.where(calls.c.id.in_([bill.call_id for bill in bills]))).mappings()
+        found = connection.execute(_CALLS, {"calls": [bill.call_id for bill in bills]}).mappings()
         rows = {row["id"]: dict(row) for row in found}
         settled = []
         for bill in bills:
