@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ostro.core.request import EngineStats
+from ostro.observability.machine import MachineCollector
 from ostro.observability.residency import Residency, ResidencyCollector
 
 Snapshots = Callable[[], Mapping[str, EngineStats]]
@@ -68,6 +69,7 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(snapshots))
         self.registry.register(ResidencyCollector(residency))
+        self.registry.register(MachineCollector())
         self._first_token = Histogram(
             "vllm:time_to_first_token_seconds",
             "From handing a request to the engine to its first token.",

@@ -14,5 +14,6 @@ router = APIRouter(tags=["metrics"])
 
 
 @router.get("/metrics", response_class=Response, responses=gives("text/plain"))
-async def metrics(context: Annotated[ServerContext, Depends(context_of)]) -> Response:
+def metrics(context: Annotated[ServerContext, Depends(context_of)]) -> Response:
+    """In a thread: a driver may take its time to tell how its accelerator is."""
     return Response(context.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
