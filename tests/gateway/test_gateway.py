@@ -351,7 +351,7 @@ def test_a_revoked_key_is_refused_at_once_by_whoever_revokes_it(gateway: Running
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-OPEN = {"/health/live"}
+OPEN = {"/health/live", "/"}
 
 
 def test_everything_but_what_is_open_wants_a_key(gateway: RunningGateway) -> None:

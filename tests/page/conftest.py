@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("server", "link", "tokenizer")]
+sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("server", "link", "tokenizer", "gateway")]
 
 from nodes import Node, scripted_node
 from page_script import SCRIPT

@@ -129,6 +129,7 @@ def routes() -> list[Route]:
         Route("/admin/nodes", _add_node, methods=["POST"]),
         Route("/admin/nodes/{name:path}", _remove_node, methods=["DELETE"]),
         Route("/admin/usage", _usage, methods=["GET"]),
+        Route("/admin/overview", _overview, methods=["GET"]),
     ]
 
 
@@ -220,6 +221,28 @@ async def _remove_node(request: Request) -> Response:
     idle = await context.nodes.remove(name, _GRACE_S)
     log.info("Node '%s' was removed.", name)
     return _json({"name": name, "removed": True, "idle": idle})
+
+
+async def _overview(request: Request) -> Response:
+    """All that the page draws, at once."""
+    context = _context(request)
+    answering = context.answering
+    body = {
+        **answering.overview.snapshot(),
+        "at": time.time(),
+        "running": context.running(),
+        "spilling": answering.spill.on,
+        "ledger_waiting": context.ledger.waiting,
+        "cache": {
+            "enabled": context.config.settings.cache.enabled,
+            "hits": answering.cache.hits,
+            "misses": answering.cache.misses,
+            "bytes": answering.cache.bytes,
+        },
+        "tiers": list(context.config.tiers),
+        "nodes": [node_record(node) for node in context.nodes],
+    }
+    return _json(body)
 
 
 async def _usage(request: Request) -> Response:

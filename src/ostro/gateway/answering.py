@@ -24,6 +24,7 @@ from ostro.gateway.events import BrokenStreamError, Counted, read_event, usage_o
 from ostro.gateway.keyring import NotAllowedError
 from ostro.gateway.nodes import VIA_HEADER, Node, Nodes
 from ostro.gateway.outward import outward
+from ostro.gateway.overview import Overview
 from ostro.gateway.sending import Answer, NodeFailedError, Relayed, UpstreamError, send
 from ostro.observability.gateway import GatewayMetrics
 from ostro.routing.nodes import Ask, Choice, Spill, rank
@@ -60,6 +61,7 @@ class Call:
     cache_key: bytes = b""
     kept: Kept | None = None
     began: bool = False
+    first_byte: float | None = None
 
 
 class CycleError(OstroError):
@@ -79,6 +81,7 @@ class Answering:
         self.nodes = nodes
         self.ledger = ledger
         self.metrics = metrics
+        self.overview = Overview()
         self.cache = AnswerCache(config.settings.cache)
         self.spill = Spill(routing.spill_above, routing.spill_below)
 
@@ -111,6 +114,7 @@ class Answering:
         except OstroError as error:
             told = outward(error)
             self.metrics.refused(told.code)
+            self.overview.refused(told.code)
             response = error_response(told)
             if isinstance(error, RateLimitError):
                 response.headers.update(_room_headers(error.room))
@@ -158,11 +162,20 @@ class Answering:
 
     def _note(self, call: Call, outcome: str) -> None:
         billing = call.billing
+        seconds = time.perf_counter() - call.started
+        self.overview.ended(
+            billing.node if outcome != "cached" else None,
+            outcome,
+            seconds,
+            call.first_byte,
+            billing.completion_tokens,
+            billing.charge,
+        )
         self.metrics.ended(
             call.asked.model,
             call.asked.endpoint.path,
             outcome,
-            time.perf_counter() - call.started,
+            seconds,
             tier=call.tier.name,
             prompt=billing.prompt_tokens if billing.node is not None else 0,
             completion=billing.completion_tokens,
@@ -405,7 +418,8 @@ class Answering:
 
     def _begins(self, call: Call) -> None:
         call.began = True
-        self.metrics.first_byte(call.asked.model, time.perf_counter() - call.started)
+        call.first_byte = time.perf_counter() - call.started
+        self.metrics.first_byte(call.asked.model, call.first_byte)
 
     async def _fail(self, call: Call, error: OstroError, scope: Scope, send_: Send) -> None:
         error = outward(error)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +29,7 @@ from ostro.observability.gateway import GatewayMetrics, GatewayState, NodeState
 from ostro.observability.metrics import CONTENT_TYPE
 from ostro.storage import Database
 from ostro.storage.ledger import Ledger
+from ostro.web.assets import SHARED, Assets
 from ostro.web.auth import OPEN_PATHS
 from ostro.web.body import BodyLimit
 from ostro.web.errors import ErrorBoundary, error_response, handle_http_exception, handle_ostro_error
@@ -36,6 +39,9 @@ from ostro.web.message_errors import MessageErrors
 from ostro.web.request_id import RequestId
 
 log = logging.getLogger("ostro.gateway")
+
+_ASSETS = Assets([SHARED, Path(__file__).resolve().parent / "page"])
+_OPEN = OPEN_PATHS | _ASSETS.paths
 
 
 @dataclass
@@ -49,6 +55,7 @@ class GatewayContext:
     nodes: Nodes
     answering: Answering
     metrics: GatewayMetrics
+    running: Callable[[], int]
 
 
 class Gateway:
@@ -72,6 +79,7 @@ class Gateway:
             nodes=nodes,
             answering=Answering(config, nodes, ledger, metrics),
             metrics=metrics,
+            running=lambda: self.calls,
         )
         self.calls = 0
         others = Starlette(
@@ -108,6 +116,11 @@ class Gateway:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = ENDPOINTS.get(scope["path"])
+        if scope["path"] in _ASSETS.paths and scope["method"] == "GET":
+            page = _ASSETS.response(scope["path"], Headers(scope=scope).get("if-none-match", ""))
+            assert page is not None
+            await page(scope, receive, send)
+            return
         if endpoint is None or scope["method"] != "POST":
             await self._others(scope, receive, send)
             return
@@ -165,7 +178,7 @@ class _Gate:
         self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in _OPEN:
             try:
                 if admin.is_admin_path(scope["path"]):
                     scope["ostro.key"] = await self._keyring.admin(scope)
