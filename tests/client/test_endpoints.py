@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ostro.core.errors import ConfigError
-from ostro.routing.endpoints import DEFAULT_EDGE_URL, candidates, is_local
+from ostro.routing.endpoints import OWN_EDGE, candidates, is_local
 
 BOTH = {"OSTRO_EDGE_URL": "http://edge:1/v1/", "OSTRO_CLOUD_URL": "https://cloud"}
 
@@ -16,16 +16,16 @@ BOTH = {"OSTRO_EDGE_URL": "http://edge:1/v1/", "OSTRO_CLOUD_URL": "https://cloud
         ("http://127.0.0.1:9", "auto", {}, [("edge", "http://127.0.0.1:9")]),
         ("https://far.example/v1", "auto", {}, [("cloud", "https://far.example")]),
         ("https://far.example", "edge", {}, [("edge", "https://far.example")]),
-        ("edge", "auto", {}, [("edge", DEFAULT_EDGE_URL)]),
+        ("edge", "auto", {}, [("edge", OWN_EDGE)]),
         ("cloud", "auto", BOTH, [("cloud", "https://cloud")]),
-        ("cloud/edge", "auto", {}, [("edge", DEFAULT_EDGE_URL)]),
+        ("cloud/edge", "auto", {}, [("edge", OWN_EDGE)]),
         ("cloud/edge", "auto", BOTH, [("edge", "http://edge:1"), ("cloud", "https://cloud")]),
         ("edge/cloud", "auto", BOTH, [("edge", "http://edge:1"), ("cloud", "https://cloud")]),
         (
             "cloud/edge",
             "auto",
             {"OSTRO_CLOUD_URL": "https://cloud"},
-            [("cloud", "https://cloud"), ("edge", DEFAULT_EDGE_URL)],
+            [("cloud", "https://cloud"), ("edge", OWN_EDGE)],
         ),
         ("cloud/edge", "cloud", BOTH, [("cloud", "https://cloud")]),
         ("cloud/edge", "edge", BOTH, [("edge", "http://edge:1")]),

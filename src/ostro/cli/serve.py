@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -110,6 +113,9 @@ def serve(
         show_envvar=True,
         help="File that keeps stored answers, files and batch jobs; store.db in OSTRO_HOME by default.",
     ),
+    until_stdin_closes: bool = typer.Option(
+        False, help="End as on SIGTERM when the standard input closes: with whoever started it.", hidden=True
+    ),
     grace: float = typer.Option(30.0, min=0.0, help="Seconds that running requests get on SIGTERM or Ctrl-C."),
 ) -> None:
     """Serve one model, or several, over HTTP, with OpenAI's and Mistral's API under /v1."""
@@ -132,6 +138,8 @@ def serve(
     named = parse_models(model, more or (), served_name)
     chosen: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     models = [_options(what, name, chosen) for name, what in named.items()]
+    if until_stdin_closes:
+        _end_with_stdin()
     if pin and threads is None:
         confine_to_others()
     pool = None
@@ -154,6 +162,17 @@ def serve(
         store=store,
         pool=pool,
     )
+
+
+def _end_with_stdin() -> None:
+    """Whoever started this process holds the other end, and its end closes that however it comes."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()
 
 
 def _share(

@@ -6,8 +6,9 @@ import os
 import random
 from typing import Any
 
+from ostro.client.edge import DEFAULT_EDGE_MODEL
 from ostro.core.errors import APIConnectionError, InvalidRequestError, NotReadyError, OstroError, QueueFullError
-from ostro.routing.endpoints import DEFAULT_EDGE_URL, candidates, is_local
+from ostro.routing.endpoints import DEFAULT_URL, candidates, is_local
 
 DEFAULT_TIMEOUT_S = 600.0
 _CONNECT_S = 5.0
@@ -21,14 +22,16 @@ class Settings:
     def __init__(
         self,
         api_key: str | None = None,
-        endpoint: str = DEFAULT_EDGE_URL,
+        endpoint: str = DEFAULT_URL,
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
         max_retries: int = 2,
+        edge_model: str | None = None,
     ) -> None:
         """api_key: by default OSTRO_API_KEY. endpoint: a URL, or "edge", "cloud" or "cloud/edge", which stand for
-        OSTRO_EDGE_URL (by default the local node) and OSTRO_CLOUD_URL. timeout: seconds a server may be silent.
-        max_retries: further tries after 429, 503 or a refused connection, before anything was answered.
+        OSTRO_EDGE_URL (by default a node that this process starts for itself, with edge_model) and OSTRO_CLOUD_URL.
+        timeout: seconds a server may be silent. max_retries: further tries after 429, 503 or a refused connection,
+        before anything was answered. edge_model: a name or path; by default OSTRO_EDGE_MODEL, or the embedded one.
         """
         if timeout <= 0:
             raise InvalidRequestError(f"timeout must be above 0 seconds, not {timeout:g}.", param="timeout")
@@ -38,16 +41,17 @@ class Settings:
         self.endpoint = endpoint
         self.timeout = timeout
         self.max_retries = max_retries
+        self.edge_model = edge_model or os.environ.get("OSTRO_EDGE_MODEL") or DEFAULT_EDGE_MODEL
         candidates(endpoint, "auto", os.environ)  # A wrong endpoint is told now, not at the first call.
 
-    def _http_options(self, url: str) -> dict[str, Any]:
+    def _http_options(self, url: str, key: str | None) -> dict[str, Any]:
         import httpx2
 
         from ostro import __version__
 
         headers = {"user-agent": f"ostro/{__version__}"}
-        if self.api_key:
-            headers["authorization"] = f"Bearer {self.api_key}"
+        if key:
+            headers["authorization"] = f"Bearer {key}"
         return {
             "base_url": url,
             "headers": headers,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ostro.client.edge import edge_node
 from ostro.client.failures import NO_ROUTE, error_of, json_of, translated
 from ostro.client.results import (
     ChatDelta,
@@ -23,7 +24,7 @@ from ostro.client.results import (
 )
 from ostro.client.settings import Settings
 from ostro.core.errors import APIConnectionError, APIError, NotReadyError, OstroError
-from ostro.routing.endpoints import Candidate, candidates
+from ostro.routing.endpoints import OWN_EDGE, Candidate, candidates
 
 if TYPE_CHECKING:
     import httpx2
@@ -141,9 +142,13 @@ class Client(Settings):
     ) -> httpx2.Response:
         import httpx2
 
-        http = self._http.get(node.url)
+        url, key = node.url, self.api_key
+        if url == OWN_EDGE:
+            edge = edge_node(self.edge_model)
+            url, key = edge.url, edge.key
+        http = self._http.get(url)
         if http is None:
-            http = self._http.setdefault(node.url, httpx2.Client(**self._http_options(node.url)))
+            http = self._http.setdefault(url, httpx2.Client(**self._http_options(url, key)))
         attempt = 0
         while True:
             try:

@@ -9,14 +9,16 @@ from urllib.parse import urlsplit
 
 from ostro.core.errors import ConfigError, InvalidRequestError
 
-DEFAULT_EDGE_URL = "http://127.0.0.1:8000"
+DEFAULT_URL = "http://127.0.0.1:8000"
+# In the place of a URL: a node that the client starts on this machine, for itself.
+OWN_EDGE = "own"
 MODES = ("auto", "edge", "cloud")
 _ALIASES = {"edge": ("edge",), "cloud": ("cloud",), "cloud/edge": ("edge", "cloud"), "edge/cloud": ("edge", "cloud")}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A node to try. route: "edge" or "cloud". reason: why it is tried at this place."""
+    """A node to try. route: "edge" or "cloud". url: or OWN_EDGE. reason: why it is tried at this place."""
 
     route: str
     url: str
@@ -26,8 +28,8 @@ class Candidate:
 def candidates(endpoint: str, mode: str, environment: Mapping[str, str]) -> list[Candidate]:
     """The nodes to try, best first; the next is for when the one before cannot be reached.
 
-    endpoint: a URL, or "edge", "cloud" or "cloud/edge", which stand for OSTRO_EDGE_URL (by default the local node)
-    and OSTRO_CLOUD_URL of the environment. mode: "auto", or "edge" or "cloud" to insist.
+    endpoint: a URL, or "edge", "cloud" or "cloud/edge", which stand for OSTRO_EDGE_URL (by default OWN_EDGE) and
+    OSTRO_CLOUD_URL of the environment. mode: "auto", or "edge" or "cloud" to insist.
     Raises InvalidRequestError for an unknown mode, ConfigError for an endpoint that cannot be resolved.
 
     >>> [c.route for c in candidates("cloud/edge", "auto", {"OSTRO_CLOUD_URL": "https://c"})]
@@ -81,7 +83,8 @@ def _ordered(urls: Mapping[str, str], *, edge_is_configured: bool) -> list[Candi
 
 
 def _urls(environment: Mapping[str, str]) -> dict[str, str]:
-    urls = {"edge": _checked(environment.get("OSTRO_EDGE_URL") or DEFAULT_EDGE_URL)}
+    given = environment.get("OSTRO_EDGE_URL")
+    urls = {"edge": _checked(given) if given else OWN_EDGE}
     if environment.get("OSTRO_CLOUD_URL"):
         urls["cloud"] = _checked(environment["OSTRO_CLOUD_URL"])
     return urls
@@ -92,7 +95,7 @@ def _checked(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         known = ", ".join(f"'{alias}'" for alias in _ALIASES)
         raise ConfigError(
-            f"endpoint must be a URL such as {DEFAULT_EDGE_URL}, or one of {known}, not {url!r}.", param="endpoint"
+            f"endpoint must be a URL such as {DEFAULT_URL}, or one of {known}, not {url!r}.", param="endpoint"
         )
     # SDKs of both vendors are configured with ".../v1"; ours adds it itself.
     return url.rstrip("/").removesuffix("/v1")
