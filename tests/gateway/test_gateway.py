@@ -180,6 +180,16 @@ def test_usage_that_cannot_be_is_not_believed(gateway: RunningGateway) -> None:
     assert row["completion_tokens"] > 0, "no usage is not for nothing"
 
 
+def test_a_node_that_goes_on_beyond_what_was_asked_is_cut_off(gateway: RunningGateway) -> None:
+    """What was held is what is paid, so no more is served for it."""
+    key = gateway.key(tenant="goes on", tier="tokens")
+    with gateway.client(key) as client:
+        response = client.post(CHAT, json=asking("count 400", stream=True, max_tokens=20))
+    assert text_of(response) == "t " * 20
+    assert "20 tokens" in json.loads(events(response)[-1])["error"]["message"]
+    assert float(usage(gateway, key)["total_usd"]) == pytest.approx(0.002 + 7e-6 + 20 * 0.001, abs=2e-3)
+
+
 def test_an_answer_without_a_limit_gets_one_where_it_is_paid_by_the_token(
     gateway: RunningGateway, stub: StubNode
 ) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
 
 from ostro.core.errors import StorageError
 from ostro.core.money import Price
@@ -13,6 +17,8 @@ from ostro.storage.ledger import Bill, Hold, Ledger, Room
 # Tokens that may have been sent beyond what the ledger knows; notes go out well before, so that nobody waits for them.
 BEHIND = 32
 _NOTE_EVERY = 8
+# Bytes a token, on the average: for answers whose node tells no usage.
+USUAL_TOKEN = 4
 # A ledger that does not answer for so long is one that is away.
 _SETTLE_S = 10.0
 
@@ -133,3 +139,13 @@ class Billing:
             node=self.node,
             outcome=outcome,
         )
+
+
+def guessed(body: Mapping[str, Any], billing: Billing) -> Counted:
+    """For an answer whose node does not say what it used: never free."""
+    text = 0
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            text += len(msgspec.json.encode(choice.get("message") or choice.get("text") or ""))
+    return Counted(billing.prompt_tokens, -(-text // USUAL_TOKEN))
