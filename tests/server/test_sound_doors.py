@@ -26,7 +26,8 @@ from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
 from ostro.media.audio import read_sound
-from ostro.media.parts import MediaSource, decode_data_url, split_inline
+from ostro.media.inline import split_inline
+from ostro.media.parts import MediaSource, decode_data_url
 from ostro.media.senses import read_senses
 from ostro.server.media_reading import MediaReader
 from ostro.tokenizer import load_tokenizer
