@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, TokensEvent
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
+from ostro.models.layers.context import DenseContext
 from ostro.models.layers.encoder import finished
 from ostro.weights.folder import open_folder
 from ostro.weights.loader import load_model
@@ -131,6 +133,54 @@ def test_features_match_the_reference(seeing: Seeing) -> None:
                 pixel_values=image[None], image_sizes=torch.tensor([image.shape[1:]])
             )
             torch.testing.assert_close(output, torch.cat(list(found.pooler_output)), atol=TOLERANCE, rtol=0)
+
+
+def logits_of(folder: Path, prompt: Prompt) -> torch.Tensor:
+    """Of the whole prompt, by the encoder and the decoder alone."""
+    model = load_model(folder)
+    encoder = model.encoder("image")
+    assert encoder is not None
+    ids = torch.tensor(prompt.token_ids)
+    with torch.inference_mode():
+        outputs = finished(encoder.encode([torch.tensor(one.array()) for one in prompt.media]))
+        by_digest = {one.digest: output for one, output in zip(prompt.media, outputs, strict=True)}
+        x_TD = model.embed(ids, model.dtype)
+        for span in prompt.spans:
+            x_TD[span.start : span.stop] = by_digest[span.digest][span.offset : span.offset + span.length]
+        return model.logits(model(x_TD, torch.arange(len(ids)), DenseContext()))
+
+
+def test_logits_of_whole_prompts_match_the_reference(seeing: Seeing) -> None:
+    """At every place of a text, before, between and behind images, and at those of the images themselves."""
+    one, two, three, four = (seeing.image(seed) for seed in range(4))
+    for prompt in (
+        seeing.prompt(9, one, 20),
+        seeing.prompt(two, 40),
+        seeing.prompt(12, four, 5, one, three),
+        seeing.prompt(70, two, 30, three, 11),
+    ):
+        expected = seeing.reference_logits(prompt)
+        torch.testing.assert_close(logits_of(seeing.tiny.folder, prompt), expected, atol=TOLERANCE, rtol=0)
+
+
+def test_features_in_bfloat16_are_as_near_as_the_reference_s(seeing: Seeing) -> None:
+    """Against the reference in the same type, and against what is exact: ours may be hardly further from it."""
+    encoder = load_model(seeing.tiny.folder, dtype=torch.bfloat16).encoder("image")
+    assert encoder is not None
+    reference = copy.deepcopy(seeing.tiny.reference).to(torch.bfloat16)
+    images = [torch.tensor(seeing.image(seed).array()) for seed in range(4)]
+    with torch.inference_mode():
+        outputs = finished(encoder.encode(images))
+        for image, output in zip(images, outputs, strict=True):
+            sizes = torch.tensor([image.shape[1:]])
+            theirs, exact = (
+                torch.cat(list(model.model.get_image_features(pixel_values=pixels, image_sizes=sizes).pooler_output))
+                for model, pixels in ((reference, image[None].bfloat16()), (seeing.tiny.reference, image[None]))
+            )
+            assert output.dtype == theirs.dtype == torch.bfloat16
+            ours, theirs = output.float(), theirs.float()
+            assert (ours - theirs).norm() < 0.02 * exact.norm()
+            assert (ours - exact).norm() < 1.5 * (theirs - exact).norm()
 
 
 def test_a_large_image_is_encoded_in_pieces(seeing: Seeing) -> None:
