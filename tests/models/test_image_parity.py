@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tiny_checkpoints
 from ostro.core.errors import ConfigError, InvalidRequestError
@@ -27,7 +28,7 @@ from tiny_checkpoints import Tiny
 
 TOLERANCE = 1e-4
 IMG, BREAK, END = 10, 12, 13
-KINDS = {"mistral3-mistral": 28, "mistral3-ministral3": 28, "llava": 8}
+KINDS = {"mistral3-mistral": 28, "mistral3-ministral3": 28, "llava": 8, "llava-large": 8}
 # Rows and columns of tokens: several shapes, one of a single row.
 GRIDS = [(2, 3), (1, 4), (3, 2), (4, 5)]
 
@@ -343,10 +344,26 @@ def test_native_folders_give_the_same(kind: str, tmp_path: Path) -> None:
     check_greedy(seeing, prompt, events)
 
 
+def test_pixtral_large_as_it_is_published_gives_the_same(tmp_path: Path) -> None:
+    """A native folder of several files, whose projector has no biases and whose rotary base is not the usual one."""
+    seeing = Seeing(tiny_checkpoints.make("llava-large", tmp_path / "hf"), KINDS["llava-large"])
+    vision = NATIVE_VISION | {"patch_size": 8, "adapter_bias": False}
+    folder = tmp_path / "native"
+    tiny_checkpoints.to_native(seeing.tiny, folder, {"rope_theta": 1e9, "vision_encoder": vision})
+    whole = load_file(folder / "consolidated.safetensors")
+    assert not any(name.startswith("vision_language_adapter") and name.endswith("bias") for name in whole)
+    (folder / "consolidated.safetensors").unlink()
+    names = sorted(whole)
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        save_file({name: whole[name] for name in part}, folder / f"consolidated-{number:05}-of-00002.safetensors")
+    prompt = seeing.prompt(9, seeing.image(3), 60, seeing.image(1))
+    torch.testing.assert_close(logits_of(folder, prompt), seeing.reference_logits(prompt), atol=TOLERANCE, rtol=0)
+    (events,) = run(make_engine(folder), [request("a", prompt, 8)])
+    check_greedy(seeing, prompt, events)
+
+
 def test_a_folder_as_the_hub_has_it_gives_the_same(tmp_path: Path) -> None:
     """Names as they were before transformers 4.52."""
-    from safetensors.torch import load_file, save_file
-
     seeing = Seeing(tiny_checkpoints.make("mistral3-mistral", tmp_path / "m"), 28)
     file = tmp_path / "m" / "model.safetensors"
     names = {}
