@@ -103,6 +103,7 @@ def image_doors(data: bytes, mime: str) -> dict[str, tuple[str, dict[str, Any], 
             "messages[0].content[1].source.data",
         ),
         "infer": ("/v1/infer", {"inputs": {"text": "what is it", "image": plain(data)}}, "inputs.image"),
+        "infer, bare": ("/v1/infer", {"text": "what is it", "image": plain(data)}, "image"),
         "infer inline": (
             "/v1/infer",
             {"inputs": {"text": f"what is it <image>{url}</image>"}},
@@ -124,6 +125,7 @@ def sound_doors(data: bytes) -> dict[str, tuple[str, dict[str, Any], str]]:
         ),
         "responses": ("/v1/responses", {"input": user(part)}, "input[0].content[0].input_audio.data"),
         "infer": ("/v1/infer", {"inputs": {"text": "what is it", "audio": plain(data)}}, "inputs.audio"),
+        "infer, bare": ("/v1/infer", {"text": "what is it", "audio": plain(data)}, "audio"),
         "infer inline": (
             "/v1/infer",
             {"inputs": {"text": f"what is it <audio>{plain(data)}</audio>"}},
@@ -238,7 +240,8 @@ def test_sounds_longer_than_the_context_are_named_too(node: Node, door: str) -> 
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     # All of a conversation is too long, or the one input.
-    whole = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/infer": "inputs.text"}
+    text = "text" if field == "audio" else "inputs.text"
+    whole = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/infer": text}
     expected = whole.get(path, field.partition(".")[0])
     assert (error["code"], error["param"]) == ("context_length_exceeded", expected)
 

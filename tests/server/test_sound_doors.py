@@ -114,6 +114,7 @@ def shapes(data: bytes) -> dict[str, tuple[str, dict[str, Any]]]:
             },
         ),
         "infer": ("/v1/infer", {"inputs": {"text": ASKED, "audio": plain(data)}, **options}),
+        "infer, bare": ("/v1/infer", {"text": ASKED, "audio": plain(data), **options}),
         "infer url": ("/v1/infer", {"inputs": {"audio": url(data), "text": ASKED}, **options}),
         "infer inline": ("/v1/infer", {"inputs": {"text": f"<audio>{plain(data)}</audio> {ASKED}"}, **options}),
     }
