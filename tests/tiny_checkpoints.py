@@ -86,14 +86,15 @@ def _mistral3(text: dict[str, Any], act: str = "silu") -> Any:
     return transformers.Mistral3ForConditionalGeneration(config)
 
 
-def _llava() -> Any:
-    text = {**SHAPE, "model_type": "mistral", "head_dim": 16, "sliding_window": None}
+def _llava(*, bias: bool = True, **changes: Any) -> Any:
+    text = {**SHAPE, "model_type": "mistral", "head_dim": 16, "sliding_window": None, **changes}
     config = transformers.LlavaConfig(
         text_config=text,
         vision_config={**VISION, "patch_size": 8, "hidden_act": "silu"},
         image_token_index=10,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
+        multimodal_projector_bias=bias,
     )
     return transformers.LlavaForConditionalGeneration(config)
 
@@ -130,7 +131,9 @@ MAKERS: dict[str, Any] = {
     "mistral3-ministral3": lambda: _mistral3(
         {**SHAPE, "model_type": "ministral3", "head_dim": 16, "rope_parameters": dict(YARN)}, act="gelu"
     ),
-    "llava": _llava,
+    "llava": lambda: _llava(),
+    # As Pixtral Large: no biases in the projector, rotary embedding for a long context.
+    "llava-large": lambda: _llava(bias=False, rope_theta=1e9),
     "voxtral": _voxtral,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tiny_checkpoints
 from ostro.core.errors import ConfigError, InvalidRequestError
@@ -17,6 +19,7 @@ from ostro.core.options import EngineOptions
 from ostro.core.request import EngineRequest, TokensEvent
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
+from ostro.models.layers.context import DenseContext
 from ostro.models.layers.encoder import finished
 from ostro.weights.folder import open_folder
 from ostro.weights.loader import load_model
@@ -25,7 +28,7 @@ from tiny_checkpoints import Tiny
 
 TOLERANCE = 1e-4
 IMG, BREAK, END = 10, 12, 13
-KINDS = {"mistral3-mistral": 28, "mistral3-ministral3": 28, "llava": 8}
+KINDS = {"mistral3-mistral": 28, "mistral3-ministral3": 28, "llava": 8, "llava-large": 8}
 # Rows and columns of tokens: several shapes, one of a single row.
 GRIDS = [(2, 3), (1, 4), (3, 2), (4, 5)]
 
@@ -131,6 +134,54 @@ def test_features_match_the_reference(seeing: Seeing) -> None:
                 pixel_values=image[None], image_sizes=torch.tensor([image.shape[1:]])
             )
             torch.testing.assert_close(output, torch.cat(list(found.pooler_output)), atol=TOLERANCE, rtol=0)
+
+
+def logits_of(folder: Path, prompt: Prompt) -> torch.Tensor:
+    """Of the whole prompt, by the encoder and the decoder alone."""
+    model = load_model(folder)
+    encoder = model.encoder("image")
+    assert encoder is not None
+    ids = torch.tensor(prompt.token_ids)
+    with torch.inference_mode():
+        outputs = finished(encoder.encode([torch.tensor(one.array()) for one in prompt.media]))
+        by_digest = {one.digest: output for one, output in zip(prompt.media, outputs, strict=True)}
+        x_TD = model.embed(ids, model.dtype)
+        for span in prompt.spans:
+            x_TD[span.start : span.stop] = by_digest[span.digest][span.offset : span.offset + span.length]
+        return model.logits(model(x_TD, torch.arange(len(ids)), DenseContext()))
+
+
+def test_logits_of_whole_prompts_match_the_reference(seeing: Seeing) -> None:
+    """At every place of a text, before, between and behind images, and at those of the images themselves."""
+    one, two, three, four = (seeing.image(seed) for seed in range(4))
+    for prompt in (
+        seeing.prompt(9, one, 20),
+        seeing.prompt(two, 40),
+        seeing.prompt(12, four, 5, one, three),
+        seeing.prompt(70, two, 30, three, 11),
+    ):
+        expected = seeing.reference_logits(prompt)
+        torch.testing.assert_close(logits_of(seeing.tiny.folder, prompt), expected, atol=TOLERANCE, rtol=0)
+
+
+def test_features_in_bfloat16_are_as_near_as_the_reference_s(seeing: Seeing) -> None:
+    """Against the reference in the same type, and against what is exact: ours may be hardly further from it."""
+    encoder = load_model(seeing.tiny.folder, dtype=torch.bfloat16).encoder("image")
+    assert encoder is not None
+    reference = copy.deepcopy(seeing.tiny.reference).to(torch.bfloat16)
+    images = [torch.tensor(seeing.image(seed).array()) for seed in range(4)]
+    with torch.inference_mode():
+        outputs = finished(encoder.encode(images))
+        for image, output in zip(images, outputs, strict=True):
+            sizes = torch.tensor([image.shape[1:]])
+            theirs, exact = (
+                torch.cat(list(model.model.get_image_features(pixel_values=pixels, image_sizes=sizes).pooler_output))
+                for model, pixels in ((reference, image[None].bfloat16()), (seeing.tiny.reference, image[None]))
+            )
+            assert output.dtype == theirs.dtype == torch.bfloat16
+            ours, theirs = output.float(), theirs.float()
+            assert (ours - theirs).norm() < 0.02 * exact.norm()
+            assert (ours - exact).norm() < 1.5 * (theirs - exact).norm()
 
 
 def test_a_large_image_is_encoded_in_pieces(seeing: Seeing) -> None:
@@ -293,10 +344,26 @@ def test_native_folders_give_the_same(kind: str, tmp_path: Path) -> None:
     check_greedy(seeing, prompt, events)
 
 
+def test_pixtral_large_as_it_is_published_gives_the_same(tmp_path: Path) -> None:
+    """A native folder of several files, whose projector has no biases and whose rotary base is not the usual one."""
+    seeing = Seeing(tiny_checkpoints.make("llava-large", tmp_path / "hf"), KINDS["llava-large"])
+    vision = NATIVE_VISION | {"patch_size": 8, "adapter_bias": False}
+    folder = tmp_path / "native"
+    tiny_checkpoints.to_native(seeing.tiny, folder, {"rope_theta": 1e9, "vision_encoder": vision})
+    whole = load_file(folder / "consolidated.safetensors")
+    assert not any(name.startswith("vision_language_adapter") and name.endswith("bias") for name in whole)
+    (folder / "consolidated.safetensors").unlink()
+    names = sorted(whole)
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        save_file({name: whole[name] for name in part}, folder / f"consolidated-{number:05}-of-00002.safetensors")
+    prompt = seeing.prompt(9, seeing.image(3), 60, seeing.image(1))
+    torch.testing.assert_close(logits_of(folder, prompt), seeing.reference_logits(prompt), atol=TOLERANCE, rtol=0)
+    (events,) = run(make_engine(folder), [request("a", prompt, 8)])
+    check_greedy(seeing, prompt, events)
+
+
 def test_a_folder_as_the_hub_has_it_gives_the_same(tmp_path: Path) -> None:
     """Names as they were before transformers 4.52."""
-    from safetensors.torch import load_file, save_file
-
     seeing = Seeing(tiny_checkpoints.make("mistral3-mistral", tmp_path / "m"), 28)
     file = tmp_path / "m" / "model.safetensors"
     names = {}

@@ -54,6 +54,7 @@ def parts(size: int) -> dict[str, tuple[str, dict[str, Any], str]]:
             f"{place}.source.data",
         ),
         "infer": ("/v1/infer", {"inputs": {"text": "What is it?", "image": raw}}, "inputs.image"),
+        "infer, bare": ("/v1/infer", {"text": "What is it?", "image": raw}, "image"),
     }
 
 

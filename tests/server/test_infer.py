@@ -33,6 +33,17 @@ def test_one_input_one_answer(node: Node) -> None:
     assert cut["finish_reason"] == "length"
 
 
+def test_inputs_may_stand_in_the_body_itself(node: Node) -> None:
+    answer = node.http.post("/v1/infer", json={"text": "hello", "model": "scripted", "max_tokens": 20})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["text"] == "hi there"
+    assert "x-ostro-ignored" not in answer.headers
+    within = node.http.post("/v1/infer", json={"inputs": {"text": "hello"}, "max_tokens": 20, "text": None})
+    answered = {name: value for name, value in answer.json().items() if name != "id"}
+    cached = {"usage": {**answered["usage"], "prompt_tokens_details": within.json()["usage"]["prompt_tokens_details"]}}
+    assert answered | cached == {name: value for name, value in within.json().items() if name != "id"}
+
+
 def test_what_it_has_no_place_for_is_named(node: Node) -> None:
     body = {"inputs": {"text": "hello"}, "return_token_ids": True, "odd": 1, "max_tokens": 1}
     assert node.http.post("/v1/infer", json=body).headers["x-ostro-ignored"] == "odd, return_token_ids"
@@ -56,6 +67,15 @@ def test_the_client_uses_it(node: Node) -> None:
         ({"inputs": {"text": "a"}, "n": 2}, "n"),
         ({"inputs": {"text": "a"}, "temperature": -1}, "temperature"),
         ({"inputs": {"text": "long " * 20_000}}, "inputs.text"),
+        ({"inputs": {"smell": "a"}}, "inputs.smell"),
+        ({"text": ""}, "text"),
+        ({"text": 3}, "text"),
+        ({"text": "a", "image": "x"}, "image"),
+        ({"text": "a", "series": [1.0]}, "series"),
+        ({"text": "long " * 20_000}, "text"),
+        ({"inputs": {"text": "a"}, "text": "a"}, "text"),
+        ({"inputs": {}, "image": "a"}, "image"),
+        ({"inputs": None, "text": None}, "inputs"),
     ],
 )
 def test_refusals_name_the_field(node: Node, body: dict[str, Any], param: str) -> None:

@@ -101,6 +101,7 @@ def shapes(data: bytes) -> dict[str, tuple[str, dict[str, Any]]]:
         ),
         "anthropic": ("/v1/messages", {"messages": user({"type": "image", "source": source}, TEXT), **options}),
         "infer": ("/v1/infer", {"inputs": {"text": ASKED, "image": plain(data)}, **options}),
+        "infer, bare": ("/v1/infer", {"text": ASKED, "image": plain(data), **options}),
         "infer inline": ("/v1/infer", {"inputs": {"text": f"<image>{plain(data)}</image> {ASKED}"}, **options}),
     }
 

@@ -103,6 +103,7 @@ def image_doors(data: bytes, mime: str) -> dict[str, tuple[str, dict[str, Any], 
             "messages[0].content[1].source.data",
         ),
         "infer": ("/v1/infer", {"inputs": {"text": "what is it", "image": plain(data)}}, "inputs.image"),
+        "infer, bare": ("/v1/infer", {"text": "what is it", "image": plain(data)}, "image"),
         "infer inline": (
             "/v1/infer",
             {"inputs": {"text": f"what is it <image>{url}</image>"}},
@@ -124,6 +125,7 @@ def sound_doors(data: bytes) -> dict[str, tuple[str, dict[str, Any], str]]:
         ),
         "responses": ("/v1/responses", {"input": user(part)}, "input[0].content[0].input_audio.data"),
         "infer": ("/v1/infer", {"inputs": {"text": "what is it", "audio": plain(data)}}, "inputs.audio"),
+        "infer, bare": ("/v1/infer", {"text": "what is it", "audio": plain(data)}, "audio"),
         "infer inline": (
             "/v1/infer",
             {"inputs": {"text": f"what is it <audio>{plain(data)}</audio>"}},
@@ -187,6 +189,26 @@ def test_every_door_takes_what_can_be_read(node: Node, door: str) -> None:
             assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_broken_data_within_a_text_is_400_at_every_door(node: Node, kind: str) -> None:
+    """Not taken for words, as it would be by its odd character."""
+    value = plain(image_file() if kind == "image" else sound(seconds=0.1))
+    inline = f"what is <{kind}>{value[:60]} {value[61:]}</{kind}>"
+    for path, body, field in (
+        ("/v1/chat/completions", {"messages": user({"type": "text", "text": inline})}, "messages[0].content[0].text"),
+        ("/v1/responses", {"input": user(TEXT | {"type": "input_text", "text": inline})}, "input[0].content[0].text"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": inline}], "max_tokens": 3}, "messages[0].content"),
+        ("/v1/infer", {"inputs": {"text": inline}}, "inputs.text"),
+    ):
+        answer = node.http.post(path, json=body)
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert error["message"].startswith(
+            f"{field} holds media inline, within <{kind}>, that is broken: base64 with ' '"
+        )
+        assert error.get("param", field) == field
+
+
 @pytest.mark.parametrize("door", ["chat", "inline", "inline text", "responses", "messages", "embeddings"])
 def test_two_hundred_images_are_too_many(node: Node, door: str) -> None:
     data = image_file()
@@ -218,7 +240,8 @@ def test_sounds_longer_than_the_context_are_named_too(node: Node, door: str) -> 
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     # All of a conversation is too long, or the one input.
-    whole = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/infer": "inputs.text"}
+    text = "text" if field == "audio" else "inputs.text"
+    whole = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/infer": text}
     expected = whole.get(path, field.partition(".")[0])
     assert (error["code"], error["param"]) == ("context_length_exceeded", expected)
 

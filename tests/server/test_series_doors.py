@@ -161,8 +161,9 @@ def test_a_token_stands_for_so_many_values(node: Node, length: int, tokens: int)
 def test_infer_and_the_client_take_series(node: Node, llm: LLM) -> None:
     text, _ = expected(llm, MIXES[0])
     for series in (VALUES, {"values": VALUES}):
-        body = {"inputs": {"text": ASKED, "series": series}, "max_tokens": 12}
-        assert node.http.post("/v1/infer", json=body).json()["text"] == text
+        inputs = {"text": ASKED, "series": series}
+        for body in ({"inputs": inputs}, inputs):
+            assert node.http.post("/v1/infer", json={**body, "max_tokens": 12}).json()["text"] == text
     whole, _ = expected(llm, MIXES[4])
     with Client(api_key="none", endpoint=node.url) as client:
         for given in (VALUES, tuple(VALUES), np.array(VALUES), {"values": VALUES}):

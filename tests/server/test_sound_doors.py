@@ -26,7 +26,8 @@ from ostro.core.errors import InvalidRequestError
 from ostro.core.sampling import SamplingParams
 from ostro.engine.llm import LLM
 from ostro.media.audio import read_sound
-from ostro.media.parts import MediaSource, decode_data_url, split_inline
+from ostro.media.inline import split_inline
+from ostro.media.parts import MediaSource, decode_data_url
 from ostro.media.senses import read_senses
 from ostro.server.media_reading import MediaReader
 from ostro.tokenizer import load_tokenizer
@@ -113,6 +114,7 @@ def shapes(data: bytes) -> dict[str, tuple[str, dict[str, Any]]]:
             },
         ),
         "infer": ("/v1/infer", {"inputs": {"text": ASKED, "audio": plain(data)}, **options}),
+        "infer, bare": ("/v1/infer", {"text": ASKED, "audio": plain(data), **options}),
         "infer url": ("/v1/infer", {"inputs": {"audio": url(data), "text": ASKED}, **options}),
         "infer inline": ("/v1/infer", {"inputs": {"text": f"<audio>{plain(data)}</audio> {ASKED}"}, **options}),
     }

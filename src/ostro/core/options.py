@@ -32,8 +32,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         encoded; a request above it is refused with QueueFullError while there are others.
     prefix_caching: reuse KV blocks of equal prefixes.
     encoder_cache: bytes for what encoders made of images and sounds, kept for prompts that hold them again.
-    slowdown: the factor by which the time between tokens of running streams may grow while an image or a sound is
-        encoded and prefilled.
+    slowdown: the factor by which the median time between tokens of running streams may grow while an image or a sound
+        is encoded and prefilled.
     speculate: draft tokens proposed per step by prompt lookup; 0 is off.
     ageing_s: a waiting request gains one priority level in so many seconds.
     threads: CPU threads; None takes one a core (`core/cpus.py`).

@@ -21,7 +21,8 @@ from ostro.core.options import Device, DType, EngineOptions
 from ostro.core.request import EngineRequest, LabelScore, TokenLogprobs, TokensEvent, ToolCall, Usage
 from ostro.core.sampling import SamplingParams
 from ostro.engine.engine import Engine
-from ostro.media.parts import MediaSource, find_sources, put_back, read_source, split_inline
+from ostro.media.inline import split_inline
+from ostro.media.parts import MediaSource, find_sources, put_back, read_source
 from ostro.media.senses import read_senses
 from ostro.tokenizer import load_tokenizer
 from ostro.tokenizer.answers import CallArguments, CallStart, Part, Reasoning, Text

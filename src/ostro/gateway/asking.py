@@ -47,7 +47,7 @@ ENDPOINTS = {
         Endpoint("/v1/fim/completions", ("prompt", "suffix"), ("max_tokens",), usage_option=True),
         Endpoint("/v1/responses", ("input", "instructions", "tools"), ("max_output_tokens",)),
         Endpoint("/v1/messages", ("messages", "system", "tools"), ("max_tokens",)),
-        Endpoint("/v1/infer", ("inputs",), ("max_tokens",), streams=False),
+        Endpoint("/v1/infer", ("inputs", "image", "audio", "series", "text"), ("max_tokens",), streams=False),
         Endpoint("/v1/embeddings", ("input",), answers=False, streams=False),
         Endpoint("/v1/moderations", ("input",), answers=False, streams=False),
         Endpoint("/v1/chat/moderations", ("input",), answers=False, streams=False),
@@ -137,7 +137,7 @@ def _measured(endpoint: Endpoint, body: Mapping[str, Any]) -> tuple[int, frozens
     senses: set[str] = set()
     digest = hashlib.blake2b(str(body.get("model")).encode(), digest_size=16)
     for name in endpoint.prompt:
-        for kind, value in _leaves(body.get(name)):
+        for kind, value in _leaves({name: body.get(name)}):
             if kind is not None:
                 senses.add(kind)
                 tokens += _MEDIA_TOKENS
@@ -174,7 +174,7 @@ def _leaves(value: Any) -> Iterator[tuple[str | None, Any]]:
                 yield kind, None
                 continue
             for name in reversed(one):
-                # The inputs of /v1/infer have their senses as names.
+                # The inputs of /v1/infer have their senses as names, in the body itself or below.
                 if name in ("image", "audio", "series") and "type" not in one:
                     if one[name] is not None:
                         todo.append({"type": "input_audio" if name == "audio" else f"input_{name}"})

@@ -19,24 +19,14 @@ from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.media import KINDS, MediaInput
 from ostro.media.audio import Sound, read_audio, read_sound
 from ostro.media.image import read_image
+from ostro.media.inline import SplitMessage, refuse_broken
 from ostro.media.senses import Senses
 from ostro.media.series import pack_series, series_input, unpack_series
 
 MAX_MEDIA = 32
 _PLURALS = {"image": "images", "audio": "sounds", "series": "series"}
 _WHITESPACE = b" \t\n\r\v\f"
-# Media within a text: `<image>…</image>` around base64, a data URL or an address. Anything else there stays text, such
-# as words: base64 has whitespace where its lines are broken only.
-# It never goes back: a text that only begins so, whatever its length, is read once.
-_INLINE = re.compile(
-    r"<(image|audio)>\s*+((?:data:|https?://)[^<\s]++|(?:[A-Za-z0-9+/]++(?:\r?\n[ \t]*+)?+)++={0,2}+)\s*+</\1>"
-)
-# Less than this is no image or sound.
-_MIN_BASE64 = 32
 _PIECE_CHARACTERS = 1 << 16
-# How files of images and sounds begin, beside those in RIFF: PNG, JPEG, GIF; FLAC, Ogg, MP3.
-_BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
-
 Place = tuple[int, int]
 
 
@@ -56,20 +46,6 @@ class MediaSource:
     declared: str | None = None
 
 
-class _SplitMessage(dict[str, Any]):
-    """A message with media in place of the texts that held them.
-
-    origins: for each part the field below the content that it was sent in, and whether it is inline there.
-    """
-
-    origins: Sequence[tuple[str, bool]]
-
-
-def split_inline(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[dict[str, Any]]:
-    """Messages whose users' texts hold media inline, with parts in their place; the others as they are."""
-    return [_split_message(message, senses) for message in messages]
-
-
 def find_sources(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[MediaSource]:
     """Every image, sound and series of a conversation, in order. messages: as `split_inline` gives them, or as sent.
 
@@ -81,7 +57,7 @@ def find_sources(messages: Sequence[Mapping[str, Any]], senses: Senses) -> list[
         content = message.get("content")
         if not isinstance(content, list | tuple):
             continue
-        origins = message.origins if isinstance(message, _SplitMessage) else None
+        origins = message.origins if isinstance(message, SplitMessage) else None
         for number, part in enumerate(content):
             kind = part.get("type") if isinstance(part, Mapping) else None
             if isinstance(kind, str) and kind in KINDS:
@@ -217,65 +193,11 @@ def _source(where: str, place: Place, kind: str, part: Mapping[str, Any], *, inl
     if declared is not None and not isinstance(declared, str):
         raise InvalidRequestError(f"{where}: its format must be a string.", param=where)
     value = value.strip()
+    if inline:
+        refuse_broken(value, where, modality)
     if value[:5].lower() == "data:":
         data, said = decode_data_url(value, where)
         return MediaSource(place, where, modality, data=data, declared=declared or said)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", value):
         return MediaSource(place, where, modality, url=value, declared=declared)
     return MediaSource(place, where, modality, data=decode_base64(value, where), declared=declared)
-
-
-def _split_message(message: Mapping[str, Any], senses: Senses) -> dict[str, Any]:
-    content = message.get("content")
-    if message.get("role") != "user":
-        return dict(message)
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list):
-        return dict(message)
-    split: list[Any] = []
-    origins: list[tuple[str, bool]] = []
-    changed = False
-    for number, part in enumerate(parts):
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        found = _split_text(text, senses) if isinstance(text, str) else []
-        split += found or [part]
-        field = "" if isinstance(content, str) else f"[{number}].text" if found else f"[{number}]"
-        origins += [(field, bool(found))] * max(1, len(found))
-        changed = changed or bool(found)
-    if not changed:
-        return dict(message)
-    done = _SplitMessage({**message, "content": split})
-    done.origins = origins
-    return done
-
-
-def _begins_as_media(value: str) -> bool:
-    """Whether it is a data URL, or base64 of a file of a known format."""
-    if value[:5] == "data:":
-        return True
-    head = "".join(value[:64].split())
-    if not re.fullmatch(r"[A-Za-z0-9+/=]+", head):
-        return False
-    data = base64.b64decode(head[: len(head) // 4 * 4])
-    return data.startswith(_BEGINNINGS) or (data[:4] == b"RIFF" and data[8:12] in (b"WEBP", b"WAVE"))
-
-
-def _split_text(text: str, senses: Senses) -> list[dict[str, Any]]:
-    """The parts of a text that holds media; none of one without."""
-    parts: list[dict[str, Any]] = []
-    at = 0
-    for found in _INLINE.finditer(text):
-        kind, value = found.groups()
-        short = ":" not in value and len(value) < _MIN_BASE64
-        missing = (senses.image if kind == "image" else senses.audio) is None
-        # What a model does not sense is a text to it, such as an address in a feed, unless it can be nothing else: then
-        # it is found, and refused.
-        if short or (missing and not _begins_as_media(value)):
-            continue
-        if before := text[at : found.start()].strip():
-            parts.append({"type": "text", "text": before})
-        parts.append({"type": "image_url" if kind == "image" else "audio_url", f"{kind}_url": {"url": value.strip()}})
-        at = found.end()
-    if parts and (after := text[at:].strip()):
-        parts.append({"type": "text", "text": after})
-    return parts

@@ -12,7 +12,8 @@ from typing import Any, TypeVar, TypeVarTuple
 from ostro.core.errors import InvalidRequestError, PromptTooLongError
 from ostro.core.media import MediaInput
 from ostro.media.audio import Sound
-from ostro.media.parts import MediaSource, find_sources, hear_source, put_back, read_source, split_inline
+from ostro.media.inline import split_inline
+from ostro.media.parts import MediaSource, find_sources, hear_source, put_back, read_source
 from ostro.media.senses import Senses
 from ostro.web.fetching import MediaFetcher
 

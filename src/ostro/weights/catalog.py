@@ -48,6 +48,13 @@ _ENTRIES = (
     CatalogEntry("magistral-small", "mistralai/Magistral-Small-2509", note="reasoning"),
     CatalogEntry("devstral-small", "mistralai/Devstral-Small-2507", note="code"),
     CatalogEntry("pixtral-12b", "mistralai/Pixtral-12B-2409", note="text and images; native format only"),
+    CatalogEntry(
+        "pixtral-large",
+        "mistralai/Pixtral-Large-Instruct-2411",
+        MRL,
+        gated=True,
+        note="124B, text and images; native format only",
+    ),
     CatalogEntry("mixtral-8x7b", "mistralai/Mixtral-8x7B-v0.1", note="base; mixture of experts"),
     CatalogEntry("mixtral-8x7b-instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1", note="mixture of experts"),
     CatalogEntry("voxtral-mini", "mistralai/Voxtral-Mini-3B-2507", note="text and speech"),

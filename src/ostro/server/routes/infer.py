@@ -29,7 +29,7 @@ async def infer(request: Request, context: Annotated[ServerContext, Depends(cont
         response=body.response(),
         priority=body.priority or 0,
         timeout=body.timeout,
-        messages_param="inputs.text",
+        messages_param=body.field("text"),
         response_param=body.response_param,
         inspect=bool(body.return_routing),
     )

@@ -17,7 +17,7 @@ from ostro.media.mel import log_mel
 
 DIGITS = tuple("0123456789")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# Takes 0 to 4 are the data set's own test; of the others these are for validation, a tenth of them.
+# Takes 0 to 4 are the data set's own test; of the 45 others these are for validation.
 VALIDATION_TAKES = range(5, 10)
 _NAME = re.compile(r"(\d)_([A-Za-z]+)_(\d+)\.wav")
 # An utterance is made no shorter than this by moving it.
