@@ -180,7 +180,7 @@ def servers(litellm: str, folder: Path) -> Iterator[dict[str, Proxy]]:
     config.write_text(
         f"""
 nodes: [{{name: stub, url: {urls["stub"]}, models: [{{name: {MODEL}}}], capacity: 1000}}]
-tiers: {{commercial: {{price: {{call: 0.002}}, requests_per_minute: 100000000, tokens_per_minute: 100000000000}}}}
+tiers: {{commercial: {{price: {{call: 0.002}}, requests_per_minute: 100000000, tokens_per_minute: 1000000000}}}}
 """
     )
     (folder / "litellm.yaml").write_text(

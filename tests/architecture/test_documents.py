@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -80,18 +81,23 @@ def check_command(program: str, words: list[str]) -> None:
     if not words or not re.fullmatch(r"[a-z]+", words[0]):
         return
     options = commands_of(program)
-    assert words[0] in options, f"{program} {words[0]}"
+    name = " ".join(words[:2]) if len(words) > 1 and " ".join(words[:2]) in options else words[0]
+    assert name in options, f"{program} {name}"
     for word in words[1:]:
         if word.startswith("--"):
-            assert word.split("=")[0] in options[words[0]], f"{program} {words[0]} {word}"
+            assert word.split("=")[0] in options[name], f"{program} {name} {word}"
 
 
 @cache
 def commands_of(program: str) -> dict[str, set[str]]:
     app = build_app() if program == "ostro" else build_published()
-    group = typer.main.get_command(app)
-    return {
-        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        | {"--help"}
-        for name, command in group.commands.items()  # type: ignore[attr-defined]  # a click group
-    }
+    found: dict[str, set[str]] = {}
+    groups: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while groups:
+        prefix, group = groups.pop()
+        for name, command in group.commands.items():
+            options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+            found[prefix + name] = options | {"--help"}
+            if hasattr(command, "commands"):
+                groups.append((f"{prefix}{name} ", command))
+    return found

@@ -62,6 +62,8 @@ class Database:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="ostro-store")
         self._alone = None if self.path or self.url else threading.RLock()
         self._engine = _engine(self.path, threads) if self.url is None else _server_engine(self.url, threads)
+        # Statements that SQLAlchemy does not run itself raise the driver's errors.
+        self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         try:
             if self.path is not None:
                 _create(self.path)
@@ -137,7 +139,7 @@ class Database:
                 # Options are given before the transaction begins: its first statement depends on them.
                 with self._engine.connect().execution_options(**{_WRITES: writes}) as connection, connection.begin():
                     yield connection
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, self._driver_error) as error:
                 raise StorageError(_words(error)) from error
 
 
@@ -225,7 +227,7 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _words(error: SQLAlchemyError) -> str:
+def _words(error: Exception) -> str:
     said = str(error.orig if isinstance(error, DBAPIError) else error)
     if "locked" in said or "busy" in said:
         return f"The store was held by another process for over {_BUSY_S:g} s. Try again."

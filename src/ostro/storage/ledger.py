@@ -13,15 +13,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
 from ostro.core.errors import AuthenticationError, OstroError, StorageError
 from ostro.core.ids import new_id
 from ostro.core.money import usd
 from ostro.storage.database import Database
+from ostro.storage.prepared import Prepared
 from ostro.storage.recent import Recent
 from ostro.storage.schema import api_keys, calls, replicas
 
@@ -104,17 +105,29 @@ _Asked = Hold | Bill | _Mark
 _Answer = Room | OstroError | None
 
 
+class _StoredAccount(NamedTuple):
+    """What is read of a key."""
+
+    revoked_at: float | None
+    expires_at: float | None
+    budget: int | None
+    spent: int
+    reserved: int
+    running: int
+    recent: str
+
+
 class _Account:
     """A locked row of a key, while a transaction decides."""
 
-    def __init__(self, row: RowMapping, now: float) -> None:
-        self.revoked = row["revoked_at"] is not None
-        self.expired = row["expires_at"] is not None and row["expires_at"] <= now
-        self.budget: int | None = row["budget"]
-        self.spent: int = row["spent"]
-        self.reserved: int = row["reserved"]
-        self.running: int = row["running"]
-        self.recent = Recent(row["recent"])
+    def __init__(self, row: _StoredAccount, now: float) -> None:
+        self.revoked = row.revoked_at is not None
+        self.expired = row.expires_at is not None and row.expires_at <= now
+        self.budget = row.budget
+        self.spent = row.spent
+        self.reserved = row.reserved
+        self.running = row.running
+        self.recent = Recent(row.recent)
         self.recent.forget(now)
 
     def reserve(self, hold: Hold, now: float) -> _Answer:
@@ -174,10 +187,8 @@ def _left(limit: int | None, had: int) -> int | None:
     return None if limit is None else max(0, limit - had)
 
 
-# Made once: to make a statement takes longer than to run it.
-_ACCOUNTS = (
+_READ_ACCOUNT = Prepared(
     select(
-        api_keys.c.id,
         api_keys.c.revoked_at,
         api_keys.c.expires_at,
         api_keys.c.budget,
@@ -186,20 +197,41 @@ _ACCOUNTS = (
         api_keys.c.running,
         api_keys.c.recent,
     )
-    .where(api_keys.c.id.in_(bindparam("keys", expanding=True)))
-    # Replicas that lock the same keys wait for each other, and not in a circle.
-    .order_by(api_keys.c.id)
+    .where(api_keys.c.id == bindparam("key"))
     .with_for_update()
 )
-_SET_ACCOUNT = update(api_keys).where(api_keys.c.id == bindparam("key"))
+_SET_ACCOUNT = Prepared(
+    update(api_keys).where(api_keys.c.id == bindparam("key")), ["spent", "reserved", "running", "recent"]
+)
 _CALL = select(
     calls.c.id, calls.c.key_id, calls.c.state, calls.c.reserved, calls.c.reserved_tokens, calls.c.charge,
     calls.c.prompt_tokens, calls.c.completion_tokens, calls.c.started_at,
 )  # fmt: skip
-_CALLS = _CALL.where(calls.c.id.in_(bindparam("calls", expanding=True)))
-_OPEN_CALL = insert(calls)
-_MARK_CALL = update(calls).where(calls.c.id == bindparam("call"), calls.c.state == "open")
-_SETTLE_CALL = update(calls).where(calls.c.id == bindparam("call"))
+_READ_CALL = Prepared(
+    select(calls.c.state, calls.c.reserved, calls.c.reserved_tokens, calls.c.charge, calls.c.started_at).where(
+        calls.c.id == bindparam("call")
+    )
+)
+_OPEN_CALL = Prepared(
+    insert(calls),
+    ["id", "key_id", "tenant", "model", "endpoint", "replica", "state", "reserved", "reserved_tokens", "charge",
+     "prompt_tokens", "completion_tokens", "started_at"],
+)  # fmt: skip
+_COUNTED = ["charge", "prompt_tokens", "completion_tokens", "node"]
+_MARK_CALL = Prepared(update(calls).where(calls.c.id == bindparam("call"), calls.c.state == "open"), _COUNTED)
+_SETTLE_CALL = Prepared(
+    update(calls).where(calls.c.id == bindparam("call")), [*_COUNTED, "state", "outcome", "ended_at"]
+)
+
+
+class _OpenCall(NamedTuple):
+    """What is read of a call that is to be settled."""
+
+    state: str
+    reserved: int
+    reserved_tokens: int
+    charge: int
+    started_at: float
 
 
 class Ledger:
@@ -322,7 +354,7 @@ class Ledger:
         marks = [one.bill for one in asked if isinstance(one, _Mark)]
         accounts = self._lock({*(one.key_id for one in bills), *(one.key_id for one in holds)}, connection, now)
         if marks:
-            connection.execute(_MARK_CALL, [_counted(bill) for bill in marks])
+            _MARK_CALL.run(connection, [_counted(bill) for bill in marks])
         # What is over is settled before what begins is judged: it may be what there is no room for.
         if bills:
             self._settle(connection, bills, accounts, now)
@@ -337,42 +369,44 @@ class Ledger:
                     opened.append(self._opened(one, now))
             answers.append(answer)
         if opened:
-            connection.execute(_OPEN_CALL, opened)
+            _OPEN_CALL.run(connection, opened)
         if accounts:
-            connection.execute(_SET_ACCOUNT, [{"key": key, **one.values()} for key, one in accounts.items()])
+            _SET_ACCOUNT.run(connection, [{"key": key, **one.values()} for key, one in accounts.items()])
         return answers
 
     def _lock(self, ids: Iterable[str], connection: Connection, now: float) -> dict[str, _Account]:
-        wanted = sorted(ids)
-        if not wanted:
-            return {}
-        rows = connection.execute(_ACCOUNTS, {"keys": wanted}).mappings()
-        return {row["id"]: _Account(row, now) for row in rows}
+        found = {}
+        # In the order of their ids: replicas that lock the same keys wait for each other, and not in a circle.
+        for key in sorted(ids):
+            for row in _READ_ACCOUNT.rows(connection, {"key": key}):
+                found[key] = _Account(_StoredAccount(*row), now)
+        return found
 
     def _settle(
         self, connection: Connection, bills: Sequence[Bill], accounts: Mapping[str, _Account], now: float
     ) -> None:
-        found = connection.execute(_CALLS, {"calls": [bill.call_id for bill in bills]}).mappings()
-        rows = {row["id"]: dict(row) for row in found}
-        settled = []
+        settled: dict[str, dict[str, Any]] = {}
         for bill in bills:
-            row, account = rows.get(bill.call_id), accounts.get(bill.key_id)
-            if row is None or account is None or row["state"] == "settled":
+            rows = _READ_CALL.rows(connection, {"call": bill.call_id})
+            account = accounts.get(bill.key_id)
+            if not rows or account is None or bill.call_id in settled:
                 continue
-            charge = min(bill.charge, row["reserved"])
+            call = _OpenCall(*rows[0])
+            if call.state == "settled":
+                continue
+            charge = min(bill.charge, call.reserved)
             if charge < bill.charge:
                 log.warning("Call %s came to more than was held: $%s.", bill.call_id, usd(bill.charge))
-            if row["state"] == "open":
-                account.release(row["reserved"], charge)
+            if call.state == "open":
+                account.release(call.reserved, charge)
             else:  # It was taken for lost, and charged as of its checkpoint.
-                account.spent += charge - row["charge"]
+                account.spent += charge - call.charge
             used = bill.prompt_tokens + bill.completion_tokens
-            account.recent.correct(row["started_at"], used - row["reserved_tokens"])
-            row["state"] = "settled"
+            account.recent.correct(call.started_at, used - call.reserved_tokens)
             counted = {**_counted(bill), "charge": charge}
-            settled.append({**counted, "state": "settled", "outcome": bill.outcome, "ended_at": now})
+            settled[bill.call_id] = {**counted, "state": "settled", "outcome": bill.outcome, "ended_at": now}
         if settled:
-            connection.execute(_SETTLE_CALL, settled)
+            _SETTLE_CALL.run(connection, list(settled.values()))
 
     def _opened(self, hold: Hold, now: float) -> dict[str, Any]:
         return {
@@ -442,7 +476,7 @@ class Ledger:
         if rows:
             connection.execute(update(calls).where(calls.c.id.in_([row["id"] for row in rows])).values(ended))
         if accounts:
-            connection.execute(_SET_ACCOUNT, [{"key": key, **one.values()} for key, one in accounts.items()])
+            _SET_ACCOUNT.run(connection, [{"key": key, **one.values()} for key, one in accounts.items()])
         connection.execute(delete(replicas).where(replicas.c.id.in_(gone)))
         return len(rows)
 
