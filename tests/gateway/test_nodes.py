@@ -282,3 +282,45 @@ def test_a_gateway_that_is_its_own_node_ends_what_comes_back(tmp_path: Path) -> 
         time.sleep(0.5)
         assert client.post(CHAT, json=asking("ok")).status_code == 503
         assert 'ostro_gateway_refusals_total{code="gateway_cycle"}' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_second_node_is_asked_where_the_first_takes_long(tmp_path: Path, stream: bool) -> None:
+    """Whoever begins first answers; the other's work ends, and one call is paid."""
+    with StubNode() as slow, StubNode() as quick:
+        slow.does = "silent"
+        config = settings(node(slow.url, "slow"), node(quick.url, "quick"), routing={"probe_s": 0.2, "hedge_s": 0.15})
+        with RunningGateway(tmp_path, config) as gateway:
+            key = gateway.key()
+            gateway.wait_for(key, nodes=2)
+            with gateway.client(key) as client:
+                for number in range(6):
+                    body = asking("ok", stream=stream)
+                    body["messages"].insert(0, {"role": "system", "content": f"{number}"})
+                    started = time.monotonic()
+                    answered = client.post(CHAT, json=body)
+                    assert (answered.status_code, answered.headers["x-ostro-node"]) == (200, "quick")
+                    assert time.monotonic() - started < 5
+                assert client.get("/v1/usage").json()["total_usd"] == "0.012"
+            asked = len(slow.requests)
+            assert asked
+            for _ in range(100):
+                if slow.left == asked:
+                    break
+                time.sleep(0.05)
+            assert slow.left == asked, "it was told that nobody waits"
+
+
+def test_a_hedge_that_fails_does_not_take_the_answer_away(tmp_path: Path) -> None:
+    with StubNode() as slow, StubNode() as bad:
+        slow.does, bad.does = "pause 0.5 1", "html"
+        config = settings(node(slow.url, "slow"), node(bad.url, "bad"), routing={"probe_s": 0.2, "hedge_s": 0.1})
+        with RunningGateway(tmp_path, config) as gateway:
+            key = gateway.key()
+            gateway.wait_for(key, nodes=2)
+            with gateway.client(key) as client:
+                for number in range(4):
+                    body = asking("ok")
+                    body["messages"].insert(0, {"role": "system", "content": f"{number}"})
+                    answered = client.post(CHAT, json=body)
+                    assert (answered.status_code, answered.headers["x-ostro-node"]) == (200, "slow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ostro.gateway.cache import AnswerCache, key_of, wish_of
 from ostro.gateway.calls import Admission, Call, ask_of, changes_for, headers_for
 from ostro.gateway.config import GatewayConfig
 from ostro.gateway.events import BrokenStreamError, read_event, usage_of
+from ostro.gateway.hedging import first_answer
 from ostro.gateway.nodes import VIA_HEADER, Node, Nodes
 from ostro.gateway.overview import Overview
 from ostro.gateway.replies import Reply, refuse
@@ -145,43 +147,47 @@ class Answering:
 
     async def _serve(self, call: Call, choices: Sequence[Choice], reply: Reply) -> str:
         """Returns how it ended."""
-        failures: list[tuple[str, str]] = []
-        for choice in choices:
-            if choice.node not in self.nodes:
-                continue
-            node = self.nodes[choice.node]
-            call.choice = choice
-            self.metrics.routed(node.name, call.asked.model, None if failures else time.perf_counter() - call.started)
+        failures: list[str] = []
+        rest = deque(choice for choice in choices if choice.node in self.nodes)
+        hedge_s = self.config.settings.routing.hedge_s
+
+        async def ask(choice: Choice) -> Answer | Relayed:
             try:
-                answer = await send(
-                    self.nodes,
-                    node,
-                    call.asked,
-                    self.config.settings,
-                    headers_for(call, node),
-                    changes_for(call, node),
-                )
-                if isinstance(answer, Relayed):
-                    return await self._relay(call, answer, reply)
+                return await self._ask(call, choice, is_first=not failures)
+            except NodeFailedError as error:
+                failures.append(self._failed(call, choice.node, error))
+                raise
+
+        while rest:
+            try:
+                call.choice, answer = await first_answer(ask, rest.popleft(), rest, hedge_s)
+            except NodeFailedError:
+                continue
+            if isinstance(answer, Relayed):
+                return await self._relay(call, answer, reply)
+            try:
                 async with answer:
                     return await self._pass_on(call, answer, reply)
-            except NodeFailedError as error:
-                log.warning("%s: node '%s' %s.", call.request_id, node.name, error.message)
-                failures.append((node.name, error.message))
-                self.metrics.node_failed(node.name)
-                if error.is_its_fault:
-                    node.breaker.failed_now(time.monotonic())
-            except (UpstreamError, BrokenStreamError) as error:
-                node.breaker.failed_now(time.monotonic())
-                self.metrics.node_failed(node.name)
+            except (NodeFailedError, UpstreamError, BrokenStreamError) as error:
+                failures.append(self._failed(call, answer.node.name, error))
                 if call.began:
                     raise
-                log.warning("%s: node '%s': %s", call.request_id, node.name, error.message)
-                failures.append((node.name, f"failed: {error.message.rstrip('.')}"))
-        raise NotReadyError(
-            "No node answered: " + "; ".join(f"{name} {why}" for name, why in failures) + ". Try again later.",
-            retry_after=1.0,
-        )
+        raise NotReadyError(f"No node answered: {'; '.join(failures)}. Try again later.", retry_after=1.0)
+
+    async def _ask(self, call: Call, choice: Choice, *, is_first: bool) -> Answer | Relayed:
+        node = self.nodes[choice.node]
+        self.metrics.routed(node.name, call.asked.model, time.perf_counter() - call.started if is_first else None)
+        told = headers_for(call, node), changes_for(call, node)
+        return await send(self.nodes, node, call.asked, self.config.settings, *told)
+
+    def _failed(self, call: Call, name: str, error: OstroError) -> str:
+        """Note it; returns what is told of it where nobody else answers."""
+        said = error.message if isinstance(error, NodeFailedError) else f"failed: {error.message.rstrip('.')}"
+        log.warning("%s: node '%s' %s.", call.request_id, name, said)
+        self.metrics.node_failed(name)
+        if name in self.nodes and not (isinstance(error, NodeFailedError) and not error.is_its_fault):
+            self.nodes[name].breaker.failed_now(time.monotonic())
+        return f"{name} {said}"
 
     def _choices(self, call: Call) -> Sequence[Choice]:
         routing = self.config.settings.routing

@@ -98,7 +98,8 @@ class RoutingSettings(_Settings, frozen=True):
     """spill_above, spill_below: the load of accelerators at which low-priority requests go to CPU nodes, and that at
     which they come back. affinity: how much busier a node may be that has answered the same beginning before. retries:
     further nodes that are tried while nothing was streamed. breaker_failures: failures in a row after which a node is
-    left alone for breaker_s. probe_s: between two real passes of one token."""
+    left alone for breaker_s. probe_s: between two real passes of one token. hedge_s: seconds after which a second node
+    is asked too, where the first has not begun to answer; never by default, because it may double the work."""
 
     spill_above: Share = 0.8
     spill_below: Share = 0.7
@@ -108,6 +109,7 @@ class RoutingSettings(_Settings, frozen=True):
     breaker_s: Seconds = 10.0
     probe_s: Seconds = 1.0
     probe_timeout_s: Seconds = 5.0
+    hedge_s: Seconds | None = None
 
 
 class CacheSettings(_Settings, frozen=True):

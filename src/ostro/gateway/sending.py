@@ -130,6 +130,9 @@ async def send(
     changes: Mapping[str, Any],
 ) -> Answer | Relayed:
     """Raises NodeFailedError where another node may be asked. changes: fields of the body that this gateway decides."""
+    why = node.why_not()
+    if why is not None:  # since it was chosen
+        raise NodeFailedError(why, is_its_fault=False)
     model = node.models[asked.model]
     body = {**asked.body, **changes}
     if model.upstream is not None or "model" not in body:
