@@ -240,6 +240,8 @@ def test_models_are_those_that_a_key_may_use(gateway: RunningGateway) -> None:
         listed = client.get("/v1/models").json()["data"]
         assert [one["id"] for one in listed] == ["alias"]
         assert listed[0]["ready"]
+        assert client.get("/v1/models/alias").json() == listed[0]
+        assert client.get("/v1/models/m").status_code == 404
         refused = client.post(CHAT, json=asking("ok"))
         assert refused.status_code == 403
         assert client.post(CHAT, json={"messages": [{"role": "user", "content": "ok"}]}).json()["model"] == "alias"

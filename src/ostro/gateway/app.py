@@ -88,6 +88,7 @@ class Gateway:
                 Route("/health/ready", reading.ready),
                 Route("/metrics", _metrics),
                 Route("/v1/models", reading.models),
+                Route("/v1/models/{name:path}", reading.model),
                 Route("/v1/usage", reading.usage),
                 *admin.routes(),
             ],

@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ostro.core.errors import NotReadyError
+from ostro.core.errors import ModelNotFoundError, NotReadyError
 from ostro.gateway.usage_export import usage_response
 from ostro.storage.keys import Key
 
@@ -30,26 +30,41 @@ async def ready(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """Those that the key may use, in the order of the nodes."""
+    return _json({"object": "list", "data": list(_models(request).values())})
+
+
+async def model(request: Request) -> Response:
+    """One of them."""
+    name = request.path_params["name"]
+    found = _models(request).get(name)
+    if found is None:
+        raise ModelNotFoundError(
+            f"The model '{name[:128]}' is not served here. `GET /v1/models` lists what is.", param="model"
+        )
+    return _json(found)
+
+
+def _models(request: Request) -> dict[str, dict[str, object]]:
     key: Key = request.scope["ostro.key"]
     found: dict[str, dict[str, object]] = {}
     for node in _context(request).nodes:
-        for model in node.models.values():
-            if not key.may_use(model.name) or (key.region is not None and node.settings.region != key.region):
+        for one in node.models.values():
+            if not key.may_use(one.name) or (key.region is not None and node.settings.region != key.region):
                 continue
-            one = found.setdefault(
-                model.name,
-                {"id": model.name, "object": "model", "created": _CREATED, "owned_by": "ostro", "ready": False},
+            record = found.setdefault(
+                one.name,
+                {"id": one.name, "object": "model", "created": _CREATED, "owned_by": "ostro", "ready": False},
             )
-            one["ready"] = bool(one["ready"]) or node.why_not() is None
-            if model.context is not None:
-                one["max_context_length"] = one["max_model_len"] = model.context
-            one["capabilities"] = {
+            record["ready"] = bool(record["ready"]) or node.why_not() is None
+            if one.context is not None:
+                record["max_context_length"] = record["max_model_len"] = one.context
+            record["capabilities"] = {
                 "completion_chat": True,
-                "function_calling": model.tools,
-                "vision": "image" in model.modalities,
-                "audio": "audio" in model.modalities,
+                "function_calling": one.tools,
+                "vision": "image" in one.modalities,
+                "audio": "audio" in one.modalities,
             }
-    return _json({"object": "list", "data": list(found.values())})
+    return found
 
 
 async def usage(request: Request) -> Response:
