@@ -39,17 +39,32 @@ def prompt_of(tokenizer: Tokenizer, example: Example) -> Prompt:
 
 
 def judge(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-    """By task the share of right answers, `<task>`, and of right labels, `<task>_label`, where examples have one.
+    """By task the share of right answers, `<task>`, and of right labels, `<task>_label`, where examples have one; of
+    answers also by language, `<task>_en`, by what is asked of a scene, `scene_how_many`, and by the verdict on two
+    numbers, `same_equal` and `same_other`: a mean hides what a model cannot do at all.
 
     An answer about a scene is right where it says the same; any other where it is the same text.
     """
     right: dict[str, list[bool]] = {}
     for example, answer in zip(examples, answers, strict=True):
-        right.setdefault(example.task, []).append(_is_right(example, answer.text))
+        is_right = _is_right(example, answer.text)
+        for name in _kinds(example):
+            right.setdefault(name, []).append(is_right)
         held = {group: label for group, label in example.labels.items() if label is not None}
         if held:
             right.setdefault(f"{example.task}_label", []).append(_labelled(held, answer.labels))
     return {name: sum(found) / len(found) for name, found in sorted(right.items())}
+
+
+def _kinds(example: Example) -> list[str]:
+    """The figures that an answer counts for."""
+    kinds = ["", f"_{example.language}"] if example.messages and not example.transcribe else [""]
+    if example.task == "scene" and example.ask is not None:
+        kinds.append("_" + example.ask.replace(" ", "_"))
+    if example.task == "same":
+        equal = example.answer.rstrip().endswith(("yes", " 是"))
+        kinds += ["_equal" if equal else "_other", f"_{example.language}_{'equal' if equal else 'other'}"]
+    return [example.task + kind for kind in kinds]
 
 
 def _is_right(example: Example, text: str) -> bool:
