@@ -31,9 +31,11 @@ CUSTOMERS = Customers(word_dropout=0.1, typos=0.05, follow_up=0.2, system=0.3)
 SHARES = {
     "photo": 1.0,
     "scene": 2.0,
+    "told_scene": 1.0,
     "digit": 1.0,
     "transcription": 1.0,
     "same": 1.0,
+    "told_same": 1.0,
     "series": 1.0,
     "intent": 1.0,
     "text": 1.0,

@@ -16,6 +16,7 @@ from ostro.training.data import Question, read_labels, read_questions, split_que
 from ostro.training.family_recipe import FamilyRecipe
 from ostro.training.recipe import Recipe, convert, load_recipe, read_yaml
 from ostro.training.run import prepare
+from ostro.training.senses.scenes import ASKS, LANGUAGES
 from ostro.training.tokenizer import train_tekken, write_tekken
 
 TEXTS = ["my card is lost", "my card was stolen", "where is my card?", "lost_card", "Zwölf Boxkämpfer 你好 🙂"] * 20
@@ -126,10 +127,15 @@ GATED = [
     f"gate_{name}"
     for name in ("share", "correlation", "loss", "drawn_loss", "width_loss", "whole_loss", "gain", "error")
 ]
+# As `judging` tells kinds apart.
+KINDS = [
+    *(f"scene_{ask.replace(' ', '_')}" for ask in ASKS),
+    *(f"same_{language}_{verdict}" for language in LANGUAGES for verdict in ("equal", "other")),
+    *(f"{task}_{language}" for task in ("digit", "series") for language in LANGUAGES),
+]
 FIGURES = [
-    *TASKS,
-    *LABELLED,
-    *(f"{name}_new_words" for name in (*TASKS, *LABELLED)),
+    *(name for found in (TASKS, LABELLED, KINDS) for name in found),
+    *(f"{name}_new_words" for name in (*TASKS, *LABELLED, *KINDS)),
     *GATED,
     "photo_large",
     *(f"{task}_embedding" for task in ("photo", "digit", "series")),

@@ -14,7 +14,7 @@ from sense_data import CLASSES, CUSTOMERS, SENSES, SHARES, material, training_ta
 
 from ostro.core.errors import TrainingError
 from ostro.media.senses import Senses
-from ostro.training.senses.digits import WORDS
+from ostro.training.senses.digits import DIGITS, WORDS
 from ostro.training.senses.examples import Example, Picture, Sensed, develop, texts_of
 from ostro.training.senses.photos import normalised
 from ostro.training.senses.scenes import ASKS, parse
@@ -46,6 +46,14 @@ def right_comparison(example: Example, heard: str) -> str:
     return said + (yes if str(read) == heard else no)
 
 
+def heard_in_words(example: Example) -> str:
+    """The digit that a text says was heard."""
+    told = re.match(r"you hear (\w+)\.|听到的是 (\w+)。", words(example))
+    assert told is not None
+    said = told[1] or told[2]
+    return next(str(digit) for names in (DIGITS, WORDS, DIGITS_ZH) for digit, name in enumerate(names) if name == said)
+
+
 def test_examples_are_a_function_of_seed_step_and_index() -> None:
     first, again = training_tasks(3).examples(5, 40), training_tasks(3).examples(5, 40)
     assert all(map(same, first, again))
@@ -73,6 +81,15 @@ def test_answers_are_true_of_what_is_shown(training: bool) -> None:
             classes = {cell for cell in example.scene.cells if cell}
             assert own.get("photo", "several") in (classes if len(classes) == 1 else {"several"})
             assert ("photo" in example.labels) == (len(classes) == 1)
+        elif task == "told_scene":
+            assert example.scene is not None
+            assert example.ask not in (None, "describe")
+            assert parse(example.answer, example.language, example.ask, example.scene) is not None
+            assert example.modalities == ()
+            assert own == {}
+        elif task == "told_same":
+            assert example.modalities == ()
+            assert example.answer == right_comparison(example, heard_in_words(example))
         elif task in ("digit", "transcription", "same"):
             digit = own["digit"]
             assert digit is not None
@@ -86,7 +103,7 @@ def test_answers_are_true_of_what_is_shown(training: bool) -> None:
             assert example.answer == (kind if example.language == "en" else SIGNALS_ZH[kind])
         elif task == "intent":
             assert own == {"intent": example.answer}
-        if task not in ("scene", "text"):
+        if task not in ("scene", "told_scene", "told_same", "text"):
             assert set(example.labels) == set(GROUPS)
             assert len(own) == 1, "what it is not about it holds none of"
     worded = set(SHARES) - {"text", "transcription"}

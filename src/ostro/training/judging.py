@@ -59,9 +59,9 @@ def judge(examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, f
 def _kinds(example: Example) -> list[str]:
     """The figures that an answer counts for."""
     kinds = ["", f"_{example.language}"] if example.messages and not example.transcribe else [""]
-    if example.task == "scene" and example.ask is not None:
+    if example.task in ("scene", "told_scene") and example.ask is not None:
         kinds.append("_" + example.ask.replace(" ", "_"))
-    if example.task == "same":
+    if example.task in ("same", "told_same"):
         equal = example.answer.rstrip().endswith(("yes", " 是"))
         kinds += ["_equal" if equal else "_other", f"_{example.language}_{'equal' if equal else 'other'}"]
     return [example.task + kind for kind in kinds]

@@ -204,6 +204,7 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
     language = _language(rng)
     drawn = draw_scene(rng, material.classes, material.held_out, training=manner.training)
     ask, about, text = _about(material, manner, drawn, language, rng)
+    first_ask = ask
     blank = rng.randrange(256), rng.randrange(256), rng.randrange(256)
     picture = Picture(
         drawn.shape.rows,
@@ -217,10 +218,11 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
         labels["photo"] = names.pop()  # Of several none is the one.
     first = _user(rng, picture, text)
     before: list[Message] = []
-    for number in range(rng.choice(_ASKED_BEFORE) if manner.training else 0):
+    for number in range(rng.choice(_ASKED_BEFORE) if manner.training and first_ask != "describe" else 0):
         told = Message("assistant", (answer(drawn, language, ask, about),), labels)
         before += [first if number == 0 else Message("user", (text,)), told]
-        ask, about, text = _about(material, manner, drawn, language, rng)
+        # A description would tell what the later questions ask, and nobody would look.
+        ask, about, text = _about(material, manner, drawn, language, rng, describe=False)
     return Example(
         "scene",
         (*before, Message("user", (text,)) if before else first),
@@ -233,11 +235,36 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
     )
 
 
+def told_scene(material: Material, manner: Manner, rng: random.Random) -> Example:
+    """The same questions about a scene that is described in words: what is asked and answered is learnt from them too,
+    at a small part of the cost."""
+    language = _language(rng)
+    drawn = draw_scene(rng, material.classes, material.held_out, training=manner.training)
+    ask, about, text = _about(material, manner, drawn, language, rng, describe=False)
+    told = answer(drawn, language, "describe")
+    stop = "." if language == "en" else "。"
+    return Example(
+        "told_scene",
+        (Message("user", (f"{told}{stop} {text}",)),),
+        answer(drawn, language, ask, about),
+        {group: None for group in GROUPS if group != "photo"},
+        language=language,
+        ask=ask,
+        scene=drawn,
+    )
+
+
 def _about(
-    material: Material, manner: Manner, drawn: Scene, language: Language, rng: random.Random
+    material: Material,
+    manner: Manner,
+    drawn: Scene,
+    language: Language,
+    rng: random.Random,
+    *,
+    describe: bool = True,
 ) -> tuple[Ask, str | int | None, str]:
     """What is asked about a scene, what of it, and the words for that."""
-    ask = rng.choices(ASKS, (3, 3, 2, 2, 1, 2))[0]
+    ask = rng.choices(ASKS, (3 if describe else 0, 3, 4, 3, 1, 2))[0]
     if len(drawn.cells) == 1 and ask == "what":
         ask = "where"
     about, fields = _topic(material, drawn, ask, language, rng)
@@ -282,6 +309,25 @@ def same(material: Material, manner: Manner, rng: random.Random) -> Example:
     reply = compared(shown, said, language)
     return Example(
         "same", (_user(rng, sound, text),), reply, _only("digit", said), caption=_heard(said), language=language
+    )
+
+
+def told_same(material: Material, manner: Manner, rng: random.Random) -> Example:  # noqa: ARG001 - one signature for all
+    """Whether two numbers are the same, of which one is told and not heard: to compare is learnt from these too."""
+    language = rng.choice(LANGUAGES)
+    said, shown = rng.choice(DIGITS), rng.choice(DIGITS)
+    if rng.random() < 0.5:
+        shown = said
+    words = WORDS if language == "en" else DIGITS_ZH
+    written, told = (rng.choice([digit, words[int(digit)]]) for digit in (shown, said))
+    text = _ask(rng, manner, "same", language, shown=written if language == "en" else f" {written} ")
+    heard = f"you hear {told}." if language == "en" else f"听到的是 {told}。"
+    return Example(
+        "told_same",
+        (Message("user", (f"{heard} {text}",)),),
+        compared(shown, said, language),
+        {group: None for group in GROUPS if group != "digit"},
+        language=language,
     )
 
 
@@ -345,16 +391,18 @@ Generator = Callable[[Material, Manner, random.Random], Example]
 TASKS: dict[str, Generator] = {
     "photo": photo,
     "scene": scene,
+    "told_scene": told_scene,
     "digit": digit,
     "transcription": transcription,
     "same": same,
+    "told_same": told_same,
     "series": series,
     "intent": intent,
     "text": text,
 }
 _HAS_MATERIAL: dict[str, Callable[[Material], bool]] = {
-    **dict.fromkeys(("photo", "scene"), lambda material: material.photos is not None),
-    **dict.fromkeys(("digit", "transcription", "same"), lambda material: bool(material.utterances)),
+    **dict.fromkeys(("photo", "scene", "told_scene"), lambda material: material.photos is not None),
+    **dict.fromkeys(("digit", "transcription", "same", "told_same"), lambda material: bool(material.utterances)),
     "series": lambda material: material.senses.series is not None,
     "intent": lambda material: bool(material.questions),
     "text": lambda material: bool(material.text),
