@@ -76,6 +76,7 @@ def serve_gateway(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on where a request says that it comes from
         timeout_graceful_shutdown=_FLUSH_S,
         lifespan="on",
     )
