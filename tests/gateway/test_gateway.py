@@ -289,6 +289,13 @@ def test_it_drains(tmp_path: Path, stub: StubNode) -> None:
             next(lines)
             assert running.process is not None
             running.process.terminate()
+            with running.client(key) as other:
+                for _ in range(100):
+                    if other.get("/health/ready").status_code == 503:
+                        break
+                    time.sleep(0.005)
+                refused = other.post(CHAT, json=asking("ok"))
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
             rest = [line for line in lines if line.startswith("data: ")]
         assert rest[-1] == "data: [DONE]"
         assert running.process.wait(10) == 0

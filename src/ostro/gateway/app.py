@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ostro.core.errors import OstroError
+from ostro.core.errors import NotReadyError, OstroError
 from ostro.gateway import admin, reading
 from ostro.gateway.answering import Answering
 from ostro.gateway.asking import ENDPOINTS
@@ -56,6 +56,7 @@ class GatewayContext:
     answering: Answering
     metrics: GatewayMetrics
     running: Callable[[], int]
+    draining: Callable[[], bool]
 
 
 class Gateway:
@@ -80,8 +81,10 @@ class Gateway:
             answering=Answering(config, nodes, ledger, metrics),
             metrics=metrics,
             running=lambda: self.calls,
+            draining=lambda: self.draining,
         )
         self.calls = 0
+        self.draining = False
         others = Starlette(
             routes=[
                 Route("/health/live", _live),
@@ -125,6 +128,11 @@ class Gateway:
         if endpoint is None or scope["method"] != "POST":
             await self._others(scope, receive, send)
             return
+        if self.draining:
+            error = NotReadyError("The gateway is shutting down. Ask another one, or try again in a moment.")
+            self.context.metrics.refused(error.code)
+            await error_response(error)(scope, receive, send)
+            return
         message = await receive()
         data = message.get("body", b"")
         while message.get("more_body"):
@@ -161,7 +169,8 @@ class Gateway:
             context.database.close()
 
     async def drain(self, grace_s: float) -> bool:
-        """Wait for the calls that run; False where some still do after `grace_s` seconds."""
+        """Take no new calls, and wait for those that run; False where some still do after `grace_s` seconds."""
+        self.draining = True
         try:
             async with asyncio.timeout(grace_s):
                 while self.calls:
