@@ -113,7 +113,7 @@ def test_it_is_off_unless_it_is_wanted(tmp_path: Path, stub: StubNode) -> None:
 
 def test_metrics_count_hits(gateway: RunningGateway, stub: StubNode) -> None:
     asked_twice(gateway, stub, asking("say counted", temperature=0))
-    with gateway.client(gateway.key()) as client:
+    with gateway.client(gateway.key(watches=True)) as client:
         text = client.get("/metrics").text
     found = {
         name: float(value)

@@ -405,7 +405,7 @@ def test_everything_but_what_is_open_wants_a_key(gateway: RunningGateway) -> Non
 
 def test_only_a_key_that_administers_may(gateway: RunningGateway) -> None:
     with gateway.client(gateway.key()) as client:
-        for method, path in (("GET", "/admin/keys"), ("POST", "/admin/nodes"), ("GET", "/admin/usage")):
+        for method, path in (("GET", "/admin/keys"), ("POST", "/admin/nodes"), ("GET", "/metrics")):
             response = client.request(method, path)
             assert (response.status_code, response.json()["error"]["code"]) == (403, "not_allowed")
 
@@ -435,7 +435,7 @@ def test_keys_are_made_changed_and_listed(gateway: RunningGateway) -> None:
 
 
 def test_metrics_tell_what_happens(gateway: RunningGateway) -> None:
-    with gateway.client(gateway.key(budget=2000)) as client:
+    with gateway.client(gateway.key(budget=2000, watches=True)) as client:
         before = metrics_of(client.get("/metrics").text)
         client.post(CHAT, json=asking("count 5", stream=True))
         client.post(CHAT, json=asking("ok"))

@@ -276,7 +276,7 @@ def test_a_gateway_that_is_its_own_node_ends_what_comes_back(tmp_path: Path) -> 
     port = free_port()
     config = settings(node(f"http://127.0.0.1:{port}", "itself", kind="openai", key_env="OWN_KEY"))
     gateway = RunningGateway(tmp_path, config)
-    gateway.environment["OWN_KEY"] = key = gateway.key()
+    gateway.environment["OWN_KEY"] = key = gateway.key(watches=True)
     gateway.port = port
     with gateway, gateway.client(key) as client:
         time.sleep(0.5)

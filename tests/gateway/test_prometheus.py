@@ -162,7 +162,7 @@ def asked(client: httpx2.Client, expression: str, seconds: float = 30.0) -> list
 def test_a_real_prometheus_reads_a_gateway_and_sees_a_node_die(tmp_path: Path) -> None:
     tool("prometheus")
     with StubNode() as stub, RunningGateway(tmp_path, settings(node(stub.url))) as gateway:
-        key = gateway.key()
+        key = gateway.key(watches=True)
         gateway.wait_for(key)
         with gateway.client(key) as client:
             for _ in range(5):

@@ -39,12 +39,14 @@ class NotFoundError(OstroError):
 
 
 class WantedKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A key to make. budget_usd: US dollars that it may spend in all. expires_in_s: seconds from now."""
+    """A key to make. watches: it may read /metrics. budget_usd: US dollars that it may spend in all. expires_in_s:
+    seconds from now."""
 
     name: str
     tier: str
     tenant: str | None = None
     admin: bool = False
+    watches: bool = False
     models: list[str] | None = None
     region: str | None = None
     priority: int = 0
@@ -76,6 +78,7 @@ class WantedKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             tenant=tenant,
             tier=self.tier,
             admin=self.admin,
+            watches=self.watches,
             models=self.models,
             region=self.region,
             priority=self.priority,

@@ -192,6 +192,8 @@ class _Gate:
             try:
                 if admin.is_admin_path(scope["path"]):
                     scope["ostro.key"] = await self._keyring.admin(scope)
+                elif scope["path"] == "/metrics":
+                    scope["ostro.key"] = await self._keyring.watcher(scope)
                 else:
                     scope["ostro.key"] = await self._keyring.caller(scope)
             except OstroError as error:

@@ -61,6 +61,13 @@ class Keyring:
             raise NotAllowedError("This takes a key that administers the gateway: `ostro keys create --admin`.")
         return key
 
+    async def watcher(self, scope: Scope) -> Key:
+        """As `caller`. Raises NotAllowedError for a key that may not read what is told of all tenants together."""
+        key = await self.caller(scope)
+        if not (key.admin or key.watches):
+            raise NotAllowedError("This takes a key that may watch: `ostro keys create --watch`.")
+        return key
+
     def forget(self) -> None:
         """Keys have been changed."""
         self._kept.clear()

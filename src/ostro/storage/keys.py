@@ -29,6 +29,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     tier: str
     admin: bool
+    watches: bool
     models: list[str] | None
     region: str | None
     priority: int
@@ -54,6 +55,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     tier: str
     admin: bool = False
+    watches: bool = False
     models: list[str] | None = None
     region: str | None = None
     priority: int = 0
@@ -65,7 +67,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # What may be changed of a key that is there.
-CHANGEABLE = frozenset(NewKey.__struct_fields__) - {"tenant", "admin"}
+CHANGEABLE = frozenset(NewKey.__struct_fields__) - {"tenant", "admin", "watches"}
 _COLUMNS = [api_keys.c[name] for name in Key.__struct_fields__]
 
 
@@ -131,4 +133,4 @@ def revoke_key(connection: Connection, key_id: str) -> Key | None:
 
 
 def _key(row: Row[Any]) -> Key:
-    return Key(**{**row._mapping, "admin": bool(row.admin)})
+    return Key(**{**row._mapping, "admin": bool(row.admin), "watches": bool(row.watches)})

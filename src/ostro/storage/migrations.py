@@ -137,6 +137,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 tenant VARCHAR NOT NULL,
                 tier VARCHAR NOT NULL,
                 admin INTEGER NOT NULL,
+                watches INTEGER NOT NULL,
                 models JSON,
                 region VARCHAR,
                 priority INTEGER NOT NULL,

@@ -96,9 +96,10 @@ batch_lines = Table(
     Column("line", String, nullable=False),
 )
 
-# Keys of a gateway. digest: SHA-256 of the key, in hex; hint: how it begins, for people to tell keys apart. models:
-# None is all. budget and what counts against it, spent and reserved, are micro-dollars; running: calls that hold a
-# reservation. recent: what the last minute had, as `ostro.storage.recent` reads it. Limits that are None: the tier's.
+# Keys of a gateway. digest: SHA-256 of the key, in hex; hint: how it begins, for people to tell keys apart. admin,
+# watches: 1 where it may administer, and read what is told of all tenants. models: None is all. budget and what counts
+# against it, spent and reserved, are micro-dollars; running: calls that hold a reservation. recent: what the last
+# minute had, as `ostro.storage.recent` reads it. Limits that are None: the tier's.
 api_keys = Table(
     "api_keys",
     metadata,
@@ -109,6 +110,7 @@ api_keys = Table(
     Column("tenant", String, nullable=False),
     Column("tier", String, nullable=False),
     Column("admin", Integer, nullable=False),
+    Column("watches", Integer, nullable=False),
     Column("models", JSON(none_as_null=True)),
     Column("region", String),
     Column("priority", Integer, nullable=False),
