@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from ostro.core.errors import AuthenticationError, OstroError, StorageError
 from ostro.core.money import Price, micros, usd
+from ostro.gateway import billing
 from ostro.storage import Database
 from ostro.storage.keys import Key, NewKey, change_key, create_key, get_key, revoke_key
 from ostro.storage.ledger import LEASE_S, Bill, Hold, Ledger, Limits, NoCreditError, RateLimitError, _Clock
@@ -243,6 +244,37 @@ def test_a_store_that_goes_away_loses_nothing(postgres: PostgresServer) -> None:
             after = await read_key(ledger, key)
             assert (after.spent, after.reserved, after.running) == (1234, 0, 0)
             await ledger.reserve(hold(key, 3))
+
+    run(work)
+
+
+def test_what_could_not_be_settled_in_time_and_was_not_sent_is_not_owed(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(billing, "_SETTLE_S", 0.2)
+
+    async def work() -> None:
+        postgres.empty()
+        async with ledgers(postgres.url) as (ledger,):
+            key = await make_key(ledger)
+            sent, unsent = (
+                billing.Billing(ledger, hold(key, number), Price(call=2000), 1) for number in ("sent", "unsent")
+            )
+            for one in (sent, unsent):
+                await one.hold()
+                one.was_served("n")
+            postgres.stop()
+            try:
+                for one in (sent, unsent):
+                    with pytest.raises(StorageError):
+                        await one.settle("ok")
+                unsent.forgive()
+            finally:
+                postgres.start()
+            async with asyncio.timeout(30):
+                while (await read_key(ledger, key)).running:
+                    await asyncio.sleep(0.1)
+            assert (await read_key(ledger, key)).spent == 2000
 
     run(work)
 

@@ -124,6 +124,11 @@ class Billing:
         except TimeoutError:
             raise StorageError("The ledger cannot be written; the call is charged as soon as it can be.") from None
 
+    def forgive(self) -> None:
+        """What was to be paid was never sent: nothing is owed, as soon as the ledger can be told."""
+        self._served = False
+        self._settling = self._ledger.settle(self._bill("error"))
+
     @property
     def is_settled(self) -> bool:
         """Whether it has been asked for."""

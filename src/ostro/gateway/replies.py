@@ -57,7 +57,9 @@ class Reply:
         call, error = self._call, outward(error)
         if error.status >= 500:
             log.warning("%s: %s", call.request_id, error.message)
-        if not call.billing.is_settled:
+        if call.billing.is_settled and not call.began:
+            call.billing.forgive()
+        elif not call.billing.is_settled:
             try:
                 await call.billing.settle("error")
             except StorageError as trouble:

@@ -386,10 +386,11 @@ class Ledger:
         self, connection: Connection, bills: Sequence[Bill], accounts: Mapping[str, _Account], now: float
     ) -> None:
         settled: dict[str, dict[str, Any]] = {}
-        for bill in bills:
+        # Of several for one call the last one counts: it may take back what was not written in time.
+        for bill in {bill.call_id: bill for bill in bills}.values():
             rows = _READ_CALL.rows(connection, {"call": bill.call_id})
             account = accounts.get(bill.key_id)
-            if not rows or account is None or bill.call_id in settled:
+            if not rows or account is None:
                 continue
             call = _OpenCall(*rows[0])
             if call.state == "settled":
