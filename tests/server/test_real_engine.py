@@ -71,6 +71,22 @@ def test_token_prompts_with_logprobs(real: Node, llm: LLM) -> None:
     assert "vocabulary" in refused.json()["error"]["message"]
 
 
+def test_each_chunk_tells_the_usage_so_far_where_that_is_asked_for(real: Node) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    for path, fields in (
+        ("/v1/completions", {"prompt": [1, 60, 61], "ignore_eos": True}),
+        ("/v1/chat/completions", {"messages": MESSAGES, "ignore_eos": True}),
+    ):
+        with real.streaming(path, **fields, max_tokens=12, stream_options=options) as payloads:
+            chunks = [one for one in payloads if one != "[DONE]"]
+        counts = [one["usage"]["completion_tokens"] for one in chunks if one.get("usage")]
+        assert counts == sorted(counts)
+        assert counts[-1] == 12
+        assert len([one for one in chunks if one["choices"] and one.get("usage")]) > 3
+    with real.streaming("/v1/completions", prompt=[1, 60, 61], max_tokens=4, ignore_eos=True) as payloads:
+        assert not any("usage" in one for one in payloads if one != "[DONE]")
+
+
 def test_a_repeated_prompt_is_cached_and_metrics_say_so(real: Node) -> None:
     prompt = [1, *range(60, 200)]
     for _ in range(2):
@@ -227,19 +243,3 @@ def test_who_has_another_key_or_tenant_shares_no_cache(folder: Path) -> None:
         assert [cached(*caller) for caller in callers] == [0, 0, 0, 0]
         assert all(cached(*caller) >= 128 for caller in callers)
         assert cached("two", "one") >= 128, "its own: a tenant counts with a gateway's key alone"
-
-
-def test_each_chunk_tells_the_usage_so_far_where_that_is_asked_for(real: Node) -> None:
-    options = {"include_usage": True, "continuous_usage_stats": True}
-    for path, fields in (
-        ("/v1/completions", {"prompt": [1, 60, 61], "ignore_eos": True}),
-        ("/v1/chat/completions", {"messages": MESSAGES, "ignore_eos": True}),
-    ):
-        with real.streaming(path, **fields, max_tokens=12, stream_options=options) as payloads:
-            chunks = [one for one in payloads if one != "[DONE]"]
-        counts = [one["usage"]["completion_tokens"] for one in chunks if one.get("usage")]
-        assert counts == sorted(counts)
-        assert counts[-1] == 12
-        assert len([one for one in chunks if one["choices"] and one.get("usage")]) > 3
-    with real.streaming("/v1/completions", prompt=[1, 60, 61], max_tokens=4, ignore_eos=True) as payloads:
-        assert not any("usage" in one for one in payloads if one != "[DONE]")
