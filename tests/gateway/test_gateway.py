@@ -149,6 +149,25 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_is_charged_as_served(
     assert row["usd"] == f"{0.002 + 7e-6 + tokens * 0.001:.6f}"
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/messages", {"messages": [{"role": "user", "content": "cut 2"}], "max_tokens": 5}),
+        ("/v1/responses", {"input": "cut 2"}),
+    ],
+)
+def test_a_stream_that_breaks_off_says_so_as_its_api_does(
+    gateway: RunningGateway, path: str, asked: dict[str, Any]
+) -> None:
+    with gateway.client(gateway.key()) as client:
+        response = client.post(path, json={"model": "m", "stream": True, **asked})
+    name, data = response.text.strip().split("\n\n")[-1].split("\n")
+    assert name == "event: error"
+    told = json.loads(data.removeprefix("data: "))
+    assert told["type"] == "error"
+    assert "ended before the answer did" in told["error"]["message"]
+
+
 def test_a_caller_that_leaves_is_charged_as_served_and_the_node_stops(gateway: RunningGateway, stub: StubNode) -> None:
     key, left = gateway.key(tenant="leaves", tier="tokens"), stub.left
     with (

@@ -19,8 +19,9 @@ from ostro.core.errors import AuthenticationError, OstroError, StorageError
 from ostro.core.money import Price, micros, usd
 from ostro.gateway import billing
 from ostro.storage import Database
+from ostro.storage.accounts import Hold, Limits, NoCreditError, RateLimitError
 from ostro.storage.keys import Key, NewKey, change_key, create_key, get_key, revoke_key
-from ostro.storage.ledger import LEASE_S, Bill, Hold, Ledger, Limits, NoCreditError, RateLimitError, _Clock
+from ostro.storage.ledger import LEASE_S, Bill, Ledger, _Clock
 from ostro.storage.recent import WINDOW_S, Recent
 from ostro.storage.schema import calls, replicas
 

@@ -186,6 +186,22 @@ def test_low_priority_leaves_busy_accelerators_to_others_and_comes_back(tmp_path
             assert asked(low)["gpu"] > 0
 
 
+def test_signals_are_read_from_long_metrics_too(tmp_path: Path) -> None:
+    """A node with many models tells more than comes in one piece."""
+    others = "".join(f'vllm:other{{model_name="m{number}"}} 1.0\n' for number in range(40_000))
+    stub = StubNode(metrics=others + "vllm:kv_cache_usage_perc 0.87\n")
+    with stub, RunningGateway(tmp_path, settings(node(stub.url))) as gateway:
+        admin = gateway.key(admin=True)
+        gateway.wait_for(admin)
+        with gateway.client(admin) as client:
+            for _ in range(100):
+                (told,) = client.get("/admin/nodes").json()["data"]
+                if told["kv_usage"]:
+                    break
+                time.sleep(0.05)
+        assert (told["kv_usage"], told["load"]) == (0.87, 0.87)
+
+
 def test_data_stays_in_its_region(tmp_path: Path) -> None:
     with StubNode() as here, StubNode() as there:
         nodes = [node(here.url, "here", region="eu"), node(there.url, "there", region="us")]

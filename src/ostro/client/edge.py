@@ -98,7 +98,9 @@ def close_edges() -> None:
 
 
 def _forget_after_fork() -> None:
-    # A child has copies of the pipes; the processes are its parent's.
+    # A child has copies of the pipes; the processes are its parent's, and so may be whoever holds the lock.
+    global _lock
+    _lock = threading.Lock()
     _nodes.clear()
 
 

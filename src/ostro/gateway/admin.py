@@ -233,7 +233,7 @@ async def _overview(request: Request) -> Response:
     body = {
         **answering.overview.snapshot(),
         "at": time.time(),
-        "running": context.running(),
+        "running": answering.running,
         "spilling": answering.spill.on,
         "ledger_waiting": context.ledger.waiting,
         "cache": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from ostro.core.errors import NotReadyError, OstroError
@@ -30,6 +32,7 @@ from ostro.observability.gateway import GatewayMetrics
 from ostro.routing.nodes import Choice, Spill, rank
 from ostro.storage.keys import Key
 from ostro.storage.ledger import Ledger
+from ostro.web.disconnect import ClientGoneError, while_connected
 from ostro.web.sse import sse_data
 
 log = logging.getLogger("ostro.gateway")
@@ -48,28 +51,37 @@ class Answering:
         self.spill = Spill(routing.spill_above, routing.spill_below)
         self._admission = Admission(config, nodes, ledger)
         self._own_name = ledger.replica
+        self.running = 0
+        self.draining = False
 
     async def __call__(
         self, endpoint: Endpoint, key: Key, data: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """The client that leaves ends the call, which is charged as served."""
-        working = asyncio.ensure_future(self._answer(endpoint, key, data, scope, send))
-        leaving = asyncio.ensure_future(_gone(receive))
+        self.running += 1
         try:
-            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
-                return
-            working.result()
+            with contextlib.suppress(ClientGoneError):
+                await while_connected(Request(scope, receive), self._answer(endpoint, key, data, scope, send))
         finally:
-            leaving.cancel()
-            working.cancel()
+            self.running -= 1
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no new calls, and wait for those that run; False where some still do after `grace_s` seconds."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(grace_s):
+                while self.running:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            return False
+        return True
 
     async def _answer(self, endpoint: Endpoint, key: Key, data: bytes, scope: Scope, send_: Send) -> None:
         headers = Headers(scope=scope)
         via = [*filter(None, headers.get(VIA_HEADER, "").split(",")), self._own_name]
         try:
+            if self.draining:
+                raise NotReadyError("The gateway is shutting down. Ask another one, or try again in a moment.")
             call = self._admission.read(endpoint, key, data, scope["state"]["request_id"], via)
             call.wish = wish_of(headers, call.asked, self.config.settings.cache)
             # Before anything is held: what no node could answer costs nothing and counts for nothing.
@@ -148,7 +160,7 @@ class Answering:
     async def _serve(self, call: Call, choices: Sequence[Choice], reply: Reply) -> str:
         """Returns how it ended."""
         failures: list[str] = []
-        rest = deque(choice for choice in choices if choice.node in self.nodes)
+        rest = deque(choices)
         hedge_s = self.config.settings.routing.hedge_s
 
         async def ask(choice: Choice) -> Answer | Relayed:
@@ -175,6 +187,8 @@ class Answering:
         raise NotReadyError(f"No node answered: {'; '.join(failures)}. Try again later.", retry_after=1.0)
 
     async def _ask(self, call: Call, choice: Choice, *, is_first: bool) -> Answer | Relayed:
+        if choice.node not in self.nodes:
+            raise NodeFailedError("was removed", is_its_fault=False)
         node = self.nodes[choice.node]
         self.metrics.routed(node.name, call.asked.model, time.perf_counter() - call.started if is_first else None)
         told = headers_for(call, node), changes_for(call, node)
@@ -273,11 +287,6 @@ class Answering:
                     holder["model"] = call.asked.model
         name = event.partition(b"\n")[0] + b"\n" if event.startswith(b"event:") else b""
         return name + sse_data(payload)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _swallow(settling: asyncio.Future[None]) -> None:

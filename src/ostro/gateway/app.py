@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ostro.core.errors import NotReadyError, OstroError
+from ostro.core.errors import OstroError
 from ostro.gateway import admin, reading
 from ostro.gateway.answering import Answering
 from ostro.gateway.asking import ENDPOINTS
@@ -38,8 +36,6 @@ from ostro.web.hosts import LoopbackHosts
 from ostro.web.message_errors import MessageErrors
 from ostro.web.request_id import RequestId
 
-log = logging.getLogger("ostro.gateway")
-
 _ASSETS = Assets([SHARED, Path(__file__).resolve().parent / "page"])
 _OPEN = OPEN_PATHS | _ASSETS.paths
 
@@ -55,8 +51,6 @@ class GatewayContext:
     nodes: Nodes
     answering: Answering
     metrics: GatewayMetrics
-    running: Callable[[], int]
-    draining: Callable[[], bool]
 
 
 class Gateway:
@@ -80,11 +74,7 @@ class Gateway:
             nodes=nodes,
             answering=Answering(config, nodes, ledger, metrics),
             metrics=metrics,
-            running=lambda: self.calls,
-            draining=lambda: self.draining,
         )
-        self.calls = 0
-        self.draining = False
         others = Starlette(
             routes=[
                 Route("/health/live", _live),
@@ -128,27 +118,18 @@ class Gateway:
         if endpoint is None or scope["method"] != "POST":
             await self._others(scope, receive, send)
             return
-        if self.draining:
-            error = NotReadyError("The gateway is shutting down. Ask another one, or try again in a moment.")
-            self.context.metrics.refused(error.code)
-            await error_response(error)(scope, receive, send)
-            return
         message = await receive()
         data = message.get("body", b"")
         while message.get("more_body"):
             message = await receive()
             data += message.get("body", b"")
-        self.calls += 1
-        try:
-            await self.context.answering(endpoint, scope["ostro.key"], data, scope, receive, send)
-        finally:
-            self.calls -= 1
+        await self.context.answering(endpoint, scope["ostro.key"], data, scope, receive, send)
 
     def _state(self) -> GatewayState:
         context = self.context
         return GatewayState(
             nodes=tuple(_state_of(node) for node in context.nodes),
-            calls=self.calls,
+            calls=context.answering.running,
             spilling=context.answering.spill.on,
             ledger_waiting=context.ledger.waiting,
             cache_hits=context.answering.cache.hits,
@@ -167,17 +148,6 @@ class Gateway:
             await context.nodes.close()
             await context.ledger.close()
             context.database.close()
-
-    async def drain(self, grace_s: float) -> bool:
-        """Take no new calls, and wait for those that run; False where some still do after `grace_s` seconds."""
-        self.draining = True
-        try:
-            async with asyncio.timeout(grace_s):
-                while self.calls:
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            return False
-        return True
 
 
 class _Gate:

@@ -12,7 +12,8 @@ import msgspec
 from ostro.core.errors import StorageError
 from ostro.core.money import Price
 from ostro.gateway.events import Counted
-from ostro.storage.ledger import Bill, Hold, Ledger, Room
+from ostro.storage.accounts import Hold, Room
+from ostro.storage.ledger import Bill, Ledger
 
 # Tokens that may have been sent beyond what the ledger knows; notes go out well before, so that nobody waits for them.
 BEHIND = 32

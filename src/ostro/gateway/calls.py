@@ -16,8 +16,9 @@ from ostro.gateway.config import GatewayConfig, Tier
 from ostro.gateway.keyring import NotAllowedError
 from ostro.gateway.nodes import VIA_HEADER, Node, Nodes
 from ostro.routing.nodes import Ask, Choice
+from ostro.storage.accounts import Hold, Limits
 from ostro.storage.keys import Key
-from ostro.storage.ledger import Hold, Ledger, Limits
+from ostro.storage.ledger import Ledger
 
 # No token has more bytes than this on the average of a text, so a prompt has at least so many.
 _LONGEST_TOKEN = 16

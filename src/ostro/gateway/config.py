@@ -16,7 +16,7 @@ from ostro.core.errors import ConfigError
 from ostro.core.media import SENSES
 from ostro.core.money import Price, micros
 from ostro.core.settings import convert, read_yaml
-from ostro.storage.ledger import Limits
+from ostro.storage.accounts import Limits
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _WHAT = "gateway's configuration"

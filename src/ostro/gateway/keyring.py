@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from ostro.core.errors import AuthenticationError, OstroError
 from ostro.storage import Database
 from ostro.storage.keys import Key, digest_of, find_key
+from ostro.web.auth import token_of
 
 _KEPT_S = 2.0
 _MOST_KEPT = 10_000
@@ -32,7 +32,7 @@ class Keyring:
 
     async def caller(self, scope: Scope) -> Key:
         """Raises AuthenticationError, and StorageError where keys cannot be looked up."""
-        secret = _secret(scope)
+        secret = token_of(scope)
         if secret is None:
             raise AuthenticationError(
                 "No API key was given. Send it as 'Authorization: Bearer KEY'.", code="no_api_key"
@@ -71,12 +71,3 @@ class Keyring:
     def forget(self) -> None:
         """Keys have been changed."""
         self._kept.clear()
-
-
-def _secret(scope: Scope) -> str | None:
-    """The bearer token; without an Authorization header, what Anthropic's clients send instead."""
-    headers = Headers(scope=scope)
-    if "authorization" not in headers:
-        return headers.get("x-api-key", "").strip() or None
-    scheme, _, token = headers["authorization"].partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None

@@ -215,11 +215,21 @@ class Nodes:
         async with self.session.request(
             method, node.base + path, data=data, headers=headers, allow_redirects=False
         ) as response:
-            await response.content.read(_LONGEST_METRICS)
+            await _read(response)
             return None if response.status == 200 else f"answered its health check with {response.status}"
 
     async def _signals(self, node: Node) -> Signals:
         async with self.session.get(node.base + "/metrics", headers=node.headers, allow_redirects=False) as response:
             if response.status != 200:
                 return Signals()
-            return read_signals((await response.content.read(_LONGEST_METRICS)).decode("utf-8", "replace"))
+            return read_signals((await _read(response)).decode("utf-8", "replace"))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """To its end. Raises ValueError for more than anybody has to tell."""
+    data = bytearray()
+    async for piece in response.content.iter_any():
+        data += piece
+        if len(data) > _LONGEST_METRICS:
+            raise ValueError(f"more than {_LONGEST_METRICS} bytes")
+    return bytes(data)

@@ -22,7 +22,7 @@ _CREATED = 1_700_000_000
 async def ready(request: Request) -> Response:
     """503 while no node answers."""
     context = _context(request)
-    if context.draining():
+    if context.answering.draining:
         raise NotReadyError("The gateway is shutting down.", retry_after=5.0)
     away = [f"{node.name} {why}" for node in context.nodes if (why := node.why_not()) is not None]
     if len(away) == sum(1 for _ in context.nodes):

@@ -13,9 +13,11 @@ from ostro.core.errors import OstroError, StorageError
 from ostro.core.money import usd
 from ostro.gateway.calls import Call
 from ostro.gateway.outward import outward
-from ostro.storage.ledger import RateLimitError, Room
+from ostro.storage.accounts import RateLimitError, Room
 from ostro.web.errors import error_chunk, error_response
-from ostro.web.sse import sse_data
+from ostro.web.message_errors import message_error
+from ostro.web.response_events import StreamError
+from ostro.web.sse import sse_data, sse_event
 
 log = logging.getLogger("ostro.gateway")
 
@@ -65,10 +67,19 @@ class Reply:
             except StorageError as trouble:
                 log.error("%s: %s", call.request_id, trouble.message)
         if call.began:
-            await self.event(sse_data(error_chunk(error)))
+            await self.event(self._last_words(error))
             await self.end_stream()
         else:
             await error_response(error)(self._scope, nothing, self._send)
+
+    def _last_words(self, error: OstroError) -> bytes:
+        """What ends a stream that has begun, as clients of its API read it."""
+        path = self._call.asked.endpoint.path
+        if path == "/v1/messages":
+            return sse_event("error", message_error(error, self._call.request_id))
+        if path == "/v1/responses":
+            return sse_event("error", StreamError.of(error))
+        return sse_data(error_chunk(error))
 
     def _begins(self) -> None:
         self._call.began = True

@@ -21,9 +21,9 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, text, upda
 from ostro.core.errors import AuthenticationError, OstroError, StorageError
 from ostro.core.ids import new_id
 from ostro.core.money import usd
+from ostro.storage.accounts import Account, Hold, Room, StoredAccount
 from ostro.storage.database import Database
 from ostro.storage.prepared import Prepared
-from ostro.storage.recent import Recent
 from ostro.storage.schema import api_keys, calls, replicas
 
 log = logging.getLogger("ostro.storage")
@@ -32,57 +32,6 @@ _MOST_TOGETHER = 512
 # A replica that has not said for so long that it lives does not. It says so every third of that.
 LEASE_S = 15.0
 _RETRY_S = 0.5
-
-
-class NoCreditError(OstroError):
-    """The budget of a key does not cover a call."""
-
-    status = 402
-    type = "insufficient_quota"
-    code = "insufficient_quota"
-
-
-class RateLimitError(OstroError):
-    """A key had all that it may have for now; `retry_after` is in seconds."""
-
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
-
-    def __init__(self, message: str, *, retry_after: float, room: Room) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        self.room = room
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a key; None is no limit."""
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrency: int | None = None
-
-
-class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key may still have in this minute, and seconds until it may have all again."""
-
-    limits: Limits
-    requests_left: int | None
-    tokens_left: int | None
-    reset_s: float
-
-
-class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call may come to at the most. amount: micro-dollars; tokens: of prompt and answer."""
-
-    call_id: str
-    key_id: str
-    tenant: str
-    model: str
-    endpoint: str
-    amount: int
-    tokens: int
-    limits: Limits
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,88 +52,6 @@ class _Mark(msgspec.Struct, frozen=True):
 
 _Asked = Hold | Bill | _Mark
 _Answer = Room | OstroError | None
-
-
-class _StoredAccount(NamedTuple):
-    """What is read of a key."""
-
-    revoked_at: float | None
-    expires_at: float | None
-    budget: int | None
-    spent: int
-    reserved: int
-    running: int
-    recent: str
-
-
-class _Account:
-    """A locked row of a key, while a transaction decides."""
-
-    def __init__(self, row: _StoredAccount, now: float) -> None:
-        self.revoked = row.revoked_at is not None
-        self.expired = row.expires_at is not None and row.expires_at <= now
-        self.budget = row.budget
-        self.spent = row.spent
-        self.reserved = row.reserved
-        self.running = row.running
-        self.recent = Recent(row.recent)
-        self.recent.forget(now)
-
-    def reserve(self, hold: Hold, now: float) -> _Answer:
-        if self.revoked or self.expired:
-            return AuthenticationError(f"The API key has {'been revoked' if self.revoked else 'expired'}.")
-        refusal = self._refusal(hold, now)
-        if refusal is not None:
-            return refusal
-        if self.budget is not None and self.spent + self.reserved + hold.amount > self.budget:
-            left = self.budget - self.spent - self.reserved
-            return NoCreditError(
-                f"The call may cost up to ${usd(hold.amount)}, and of the key's budget of ${usd(self.budget)} "
-                f"${usd(max(0, left))} are free. Raise the budget, or ask for fewer tokens."
-            )
-        self.reserved += hold.amount
-        self.running += 1
-        self.recent.add(now, hold.tokens)
-        return self.room(hold.limits, now)
-
-    def _refusal(self, hold: Hold, now: float) -> RateLimitError | None:
-        limits, recent = hold.limits, self.recent
-        words, wait = "", 1.0
-        if limits.concurrency is not None and self.running >= limits.concurrency:
-            words = f"{limits.concurrency} calls at a time, and {self.running} run"
-        over = 0 if limits.requests_per_minute is None else recent.requests + 1 - limits.requests_per_minute
-        if over > 0:
-            words, wait = f"{limits.requests_per_minute} requests a minute", recent.wait(now, requests=over)
-        over = 0 if limits.tokens_per_minute is None else recent.tokens + hold.tokens - limits.tokens_per_minute
-        if over > 0:
-            words, wait = f"{limits.tokens_per_minute} tokens a minute", recent.wait(now, tokens=over)
-            if limits.tokens_per_minute is not None and hold.tokens > limits.tokens_per_minute:
-                words += f", fewer than the up to {hold.tokens} of this request: ask for fewer"
-        if not words:
-            return None
-        return RateLimitError(f"This key may have {words}.", retry_after=wait, room=self.room(limits, now))
-
-    def room(self, limits: Limits, now: float) -> Room:
-        requests, tokens = self.recent.requests, self.recent.tokens
-        return Room(
-            limits=limits,
-            requests_left=_left(limits.requests_per_minute, requests),
-            tokens_left=_left(limits.tokens_per_minute, tokens),
-            reset_s=self.recent.wait(now, requests=requests, tokens=tokens),
-        )
-
-    def release(self, held: int, charge: int) -> None:
-        self.reserved -= held
-        self.running -= 1
-        self.spent += charge
-
-    def values(self) -> dict[str, Any]:
-        recent = self.recent.stored()
-        return {"spent": self.spent, "reserved": self.reserved, "running": self.running, "recent": recent}
-
-
-def _left(limit: int | None, had: int) -> int | None:
-    return None if limit is None else max(0, limit - had)
 
 
 _READ_ACCOUNT = Prepared(
@@ -374,16 +241,16 @@ class Ledger:
             _SET_ACCOUNT.run(connection, [{"key": key, **one.values()} for key, one in accounts.items()])
         return answers
 
-    def _lock(self, ids: Iterable[str], connection: Connection, now: float) -> dict[str, _Account]:
+    def _lock(self, ids: Iterable[str], connection: Connection, now: float) -> dict[str, Account]:
         found = {}
         # In the order of their ids: replicas that lock the same keys wait for each other, and not in a circle.
         for key in sorted(ids):
             for row in _READ_ACCOUNT.rows(connection, {"key": key}):
-                found[key] = _Account(_StoredAccount(*row), now)
+                found[key] = Account(StoredAccount(*row), now)
         return found
 
     def _settle(
-        self, connection: Connection, bills: Sequence[Bill], accounts: Mapping[str, _Account], now: float
+        self, connection: Connection, bills: Sequence[Bill], accounts: Mapping[str, Account], now: float
     ) -> None:
         settled: dict[str, dict[str, Any]] = {}
         # Of several for one call the last one counts: it may take back what was not written in time.

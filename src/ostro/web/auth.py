@@ -70,7 +70,7 @@ class ApiKeyGate:
     def _passes(self, scope: Scope) -> bool:
         if scope["path"] in self._open or is_in_process(scope):
             return True
-        token = _token(scope)
+        token = token_of(scope)
         if token is None:
             return False
         given = _digest(token)
@@ -89,7 +89,7 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _token(scope: Scope) -> str | None:
+def token_of(scope: Scope) -> str | None:
     """The bearer token; without an Authorization header, what Anthropic's clients send instead."""
     headers = Headers(scope=scope)
     if "authorization" not in headers:
@@ -99,6 +99,6 @@ def _token(scope: Scope) -> str | None:
 
 
 def _refusal(scope: Scope) -> AuthenticationError:
-    if _token(scope) is None:
+    if token_of(scope) is None:
         return AuthenticationError("No API key was given. Send it as 'Authorization: Bearer KEY'.", code="no_api_key")
     return AuthenticationError("The API key is not known here. Check OSTRO_API_KEY on both sides.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ostro.core.errors import OstroError
 from ostro.web.chat import ChatLogprob
 from ostro.web.openapi import ErrorFields
 from ostro.web.response_items import OutputItem, OutputText, ReasoningText
@@ -111,6 +112,12 @@ class StreamError(Event, frozen=True, kw_only=True, tag="error"):
     message: str
     param: str | None
     error: ErrorFields
+
+    @classmethod
+    def of(cls, error: OstroError) -> StreamError:
+        """As the only event that whoever ends the stream has to write."""
+        fields = ErrorFields(error.message, error.type, error.param, error.code)
+        return cls(sequence_number=0, code=error.code, message=error.message, param=error.param, error=fields)
 
 
 AnyEvent = (

@@ -25,7 +25,7 @@ from ostro.server.responses.writer import ResponseWriter
 from ostro.storage.responses import ResponseStore
 from ostro.web.auth import is_in_process, owner_of
 from ostro.web.body import read_json
-from ostro.web.openapi import ErrorFields, gives, takes
+from ostro.web.openapi import gives, takes
 from ostro.web.response_events import AnyEvent, Event, StreamError
 from ostro.web.response_items import Item, ItemList
 from ostro.web.response_object import DeletedResponse, ResponseObject, begun
@@ -184,10 +184,7 @@ async def _frames(
 
 def _failed(error: Exception) -> bytes:
     """What ends a stream before its response has begun."""
-    told = stream_failure(error, "a response that waited")
-    fields = ErrorFields(told.message, told.type, told.param, told.code)
-    event = StreamError(sequence_number=0, code=told.code, message=told.message, param=told.param, error=fields)
-    return _encoded([event])
+    return _encoded([StreamError.of(stream_failure(error, "a response that waited"))])
 
 
 def _encoded(events: Sequence[Event]) -> bytes:

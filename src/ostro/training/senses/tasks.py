@@ -204,7 +204,6 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
     language = _language(rng)
     drawn = draw_scene(rng, material.classes, material.held_out, training=manner.training)
     ask, about, text = _about(material, manner, drawn, language, rng)
-    first_ask = ask
     blank = rng.randrange(256), rng.randrange(256), rng.randrange(256)
     picture = Picture(
         drawn.shape.rows,
@@ -218,7 +217,7 @@ def scene(material: Material, manner: Manner, rng: random.Random) -> Example:
         labels["photo"] = names.pop()  # Of several none is the one.
     first = _user(rng, picture, text)
     before: list[Message] = []
-    for number in range(rng.choice(_ASKED_BEFORE) if manner.training and first_ask != "describe" else 0):
+    for number in range(rng.choice(_ASKED_BEFORE) if manner.training and ask != "describe" else 0):
         told = Message("assistant", (answer(drawn, language, ask, about),), labels)
         before += [first if number == 0 else Message("user", (text,)), told]
         # A description would tell what the later questions ask, and nobody would look.
