@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
 from running import RunningGateway, node, settings
 from stub_node import StubNode
 
-ASK = {"model": "m", "messages": [{"role": "user", "content": "count 12"}]}
+ASK: Any = {"model": "m", "messages": [{"role": "user", "content": "count 12"}]}
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +26,29 @@ def client(gateway: RunningGateway, key: str) -> openai.OpenAI:
 
 def test_answers_and_streams(gateway: RunningGateway) -> None:
     with client(gateway, gateway.key()) as sdk:
-        assert sdk.chat.completions.create(**ASK).usage.completion_tokens == 12  # type: ignore[call-overload]
-        chunks = list(sdk.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+        assert sdk.chat.completions.create(**ASK).usage.completion_tokens == 12
+        chunks = list(sdk.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True}))
         text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
         assert text == "t " * 12
         assert chunks[-1].usage.completion_tokens == 12
         assert [one.id for one in sdk.models.list()] == ["m"]
         assert sdk.models.retrieve("m").id == "m"
-        raw = sdk.chat.completions.with_raw_response.create(**ASK)  # type: ignore[call-overload]
+        raw = sdk.chat.completions.with_raw_response.create(**ASK)
         assert raw.headers["x-ostro-cost-usd"] == "0.002"
 
 
 def test_refusals_are_the_errors_that_it_has_for_them(gateway: RunningGateway) -> None:
     with client(gateway, "nobody's") as sdk, pytest.raises(openai.AuthenticationError):
-        sdk.chat.completions.create(**ASK)  # type: ignore[call-overload]
+        sdk.chat.completions.create(**ASK)
     with client(gateway, gateway.key(models=["other"])) as sdk, pytest.raises(openai.PermissionDeniedError):
-        sdk.chat.completions.create(**ASK)  # type: ignore[call-overload]
+        sdk.chat.completions.create(**ASK)
     with client(gateway, gateway.key(budget=1)) as sdk, pytest.raises(openai.APIStatusError) as caught:
-        sdk.chat.completions.create(**ASK)  # type: ignore[call-overload]
-    assert (caught.value.status_code, caught.value.code) == (402, "insufficient_quota")  # type: ignore[attr-defined]
+        sdk.chat.completions.create(**ASK)
+    assert (caught.value.status_code, caught.value.code) == (402, "insufficient_quota")
     with client(gateway, gateway.key(requests_per_minute=1)) as sdk:
-        sdk.chat.completions.create(**ASK)  # type: ignore[call-overload]
+        sdk.chat.completions.create(**ASK)
         with pytest.raises(openai.RateLimitError) as limited:
-            sdk.chat.completions.create(**ASK)  # type: ignore[call-overload]
+            sdk.chat.completions.create(**ASK)
         assert 0 < int(limited.value.response.headers["retry-after"]) <= 61
     with client(gateway, gateway.key()) as sdk:
         with pytest.raises(openai.NotFoundError):

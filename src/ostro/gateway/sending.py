@@ -140,17 +140,15 @@ async def send(
     data = msgspec.json.encode(body)
     node.breaker.began(time.monotonic())
     node.in_flight += 1
+    response = None
     try:
         response = await _post(nodes, node, asked.endpoint.path, data, headers, settings)
+        relayed = await _refused(node, response, settings)
     except BaseException:  # cancelled as well: it is not in flight any more
         node.in_flight -= 1
         node.breaker.gave_up()
-        raise
-    try:
-        relayed = await _refused(node, response, settings)
-    except BaseException:
-        node.in_flight -= 1
-        response.close()
+        if response is not None:
+            response.close()
         raise
     if relayed is not None:
         node.in_flight -= 1
